@@ -1,0 +1,295 @@
+package rig
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Farm is a set of receivers behind one listener. The path says who is meant and how it behaves:
+//
+//	/ok/NAME       answers 200 at once
+//	/hang/NAME     reads the request and never answers
+//	/delay/50ms/NAME  answers 200 after a while
+//	/status/503/NAME  answers that status
+//
+// It speaks just enough HTTP/1.1 to be much cheaper than what it measures: one goroutine a connection, one read and one write a
+// request. It is fed by our own client only; hostile input is the business of the tests of deliverer/post.go.
+//
+// Every request is kept: the measurements (latency, rate) and the loss check read the same ledger.
+type Farm struct {
+	ln    net.Listener
+	ctl   *http.Server
+	ctlLn net.Listener
+	mu    sync.Mutex
+	names map[string]*ledger
+	count atomic.Int64 // answered with 2xx
+	open  sync.WaitGroup
+}
+
+// Entry is one request as the farm saw it.
+type Entry struct {
+	At      int64  `json:"at"`   // UnixNano when the request had been read
+	Done    int64  `json:"done"` // UnixNano when the answer was written; 0: never
+	Due     int64  `json:"due"`  // UnixNano when the event was due at the publisher
+	Seq     int64  `json:"seq"`
+	ID      string `json:"id"` // webhook-id
+	Attempt int    `json:"attempt"`
+	Status  int    `json:"status"`
+	Sum     uint64 `json:"sum"` // FNV-1a of the body: a try of one task must not differ from another
+}
+
+type ledger struct {
+	mu      sync.Mutex
+	entries []Entry
+}
+
+// NewFarm listens on a free port of 127.0.0.1, and on another one for the questions that a measurement asks.
+func NewFarm() (*Farm, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	ctl, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		ln.Close()
+		return nil, err
+	}
+	f := &Farm{ln: ln, ctlLn: ctl, names: map[string]*ledger{}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, f.count.Load()) })
+	mux.HandleFunc("/reset", func(http.ResponseWriter, *http.Request) { f.reset() })
+	mux.HandleFunc("/ledger", func(w http.ResponseWriter, r *http.Request) {
+		json.NewEncoder(w).Encode(f.Ledger(r.FormValue("prefix")))
+	})
+	f.ctl = &http.Server{Handler: mux}
+	f.open.Go(func() { f.ctl.Serve(ctl) })
+	f.open.Go(f.accept)
+	return f, nil
+}
+
+// Addr is where webhooks go, Control where questions go.
+func (f *Farm) Addr() string    { return f.ln.Addr().String() }
+func (f *Farm) Control() string { return f.ctlLn.Addr().String() }
+
+// Close stops listening. Connections end with the process.
+func (f *Farm) Close() {
+	f.ln.Close()
+	f.ctl.Close()
+	f.open.Wait()
+}
+
+// Ledger returns what the receivers whose name starts with prefix have seen, by name.
+func (f *Farm) Ledger(prefix string) map[string][]Entry {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[string][]Entry{}
+	for n, l := range f.names {
+		if strings.HasPrefix(n, prefix) {
+			l.mu.Lock()
+			out[n] = slices.Clone(l.entries)
+			l.mu.Unlock()
+		}
+	}
+	return out
+}
+
+func (f *Farm) reset() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, l := range f.names {
+		l.mu.Lock()
+		l.entries = l.entries[:0]
+		l.mu.Unlock()
+	}
+	f.count.Store(0)
+}
+
+func (f *Farm) ledger(name string) *ledger {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.names[name]
+	if l == nil {
+		l = &ledger{}
+		f.names[name] = l
+	}
+	return l
+}
+
+func (f *Farm) accept() {
+	for {
+		c, err := f.ln.Accept()
+		if err != nil {
+			return
+		}
+		go f.serve(c)
+	}
+}
+
+// script is what a path asks for, found once a connection: a connection carries one subscription's webhooks only.
+type script struct {
+	path   string
+	ledger *ledger
+	status int
+	delay  time.Duration
+	hang   bool
+	answer []byte
+}
+
+func (f *Farm) script(path string) *script {
+	s := &script{path: path, status: 200}
+	parts := strings.SplitN(strings.TrimPrefix(path, "/"), "/", 2)
+	name := path
+	if len(parts) == 2 {
+		arg, rest, _ := strings.Cut(parts[1], "/")
+		switch name = parts[1]; parts[0] {
+		case "hang":
+			s.hang = true
+		case "delay":
+			s.delay, _ = time.ParseDuration(arg)
+			name = rest
+		case "status":
+			s.status, _ = strconv.Atoi(arg)
+			name = rest
+		}
+	}
+	s.ledger = f.ledger(name)
+	s.answer = fmt.Appendf(nil, "HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n", s.status)
+	return s
+}
+
+func (f *Farm) serve(c net.Conn) {
+	defer c.Close()
+	r := bufio.NewReaderSize(c, 64<<10)
+	var s *script
+	var body []byte
+	for {
+		path, h, err := readHead(r)
+		if err != nil {
+			return
+		}
+		if s == nil || s.path != path {
+			s = f.script(path)
+		}
+		body = slices.Grow(body[:0], h.length)[:h.length]
+		if _, err := io.ReadFull(r, body); err != nil {
+			return
+		}
+		e := Entry{At: time.Now().UnixNano(), ID: h.id, Attempt: h.attempt, Status: s.status, Sum: fnv1a(body)}
+		e.Seq, e.Due = mark(body)
+		if s.hang {
+			e.Status = 0
+			s.ledger.add(e)
+			r.Peek(1) // until the client gives up
+			return
+		}
+		if s.delay > 0 {
+			time.Sleep(s.delay)
+		}
+		if _, err := c.Write(s.answer); err != nil {
+			return
+		}
+		e.Done = time.Now().UnixNano()
+		s.ledger.add(e)
+		if s.status/100 == 2 {
+			f.count.Add(1)
+		}
+	}
+}
+
+func (l *ledger) add(e Entry) {
+	l.mu.Lock()
+	l.entries = append(l.entries, e)
+	l.mu.Unlock()
+}
+
+type head struct {
+	length, attempt int
+	id              string
+}
+
+func readHead(r *bufio.Reader) (path string, h head, err error) {
+	line, err := r.ReadSlice('\n')
+	if err != nil {
+		return "", h, err
+	}
+	_, rest, _ := bytes.Cut(line, []byte(" "))
+	p, _, ok := bytes.Cut(rest, []byte(" "))
+	if !ok {
+		return "", h, errors.New("request line")
+	}
+	path = string(p)
+	for {
+		if line, err = r.ReadSlice('\n'); err != nil {
+			return "", h, err
+		}
+		name, value, ok := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(":"))
+		if !ok {
+			return path, h, nil
+		}
+		value = bytes.TrimSpace(value)
+		switch {
+		case bytes.EqualFold(name, []byte("content-length")):
+			h.length, _ = strconv.Atoi(string(value))
+		case bytes.EqualFold(name, []byte("webhook-id")):
+			h.id = string(value)
+		case bytes.EqualFold(name, []byte("webhook-attempt")):
+			h.attempt, _ = strconv.Atoi(string(value))
+		}
+	}
+}
+
+// An event's entity id carries what a measurement wants to know of it: its number and when it was due.
+const markLen = len("bk-0000000000-0000000000000000000")
+
+func putMark(dst []byte, seq, due int64) {
+	copy(dst, "bk-0000000000-0000000000000000000")
+	for i := 12; i > 2; i-- {
+		dst[i] = byte('0' + seq%10)
+		seq /= 10
+	}
+	for i := markLen - 1; i > 13; i-- {
+		dst[i] = byte('0' + due%10)
+		due /= 10
+	}
+}
+
+var markStart = []byte(`"bk-`)
+
+func mark(body []byte) (seq, due int64) {
+	i := bytes.Index(body, markStart)
+	if i < 0 || len(body) < i+1+markLen {
+		return -1, 0
+	}
+	m := body[i+1 : i+1+markLen]
+	for _, c := range m[3:13] {
+		seq = seq*10 + int64(c-'0')
+	}
+	for _, c := range m[14:] {
+		due = due*10 + int64(c-'0')
+	}
+	return seq, due
+}
+
+func fnv1a(b []byte) uint64 {
+	h := uint64(14695981039346656037)
+	for len(b) >= 8 { // eight bytes a step: this is a check of equality, not a published hash
+		h = (h ^ (uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 | uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56)) * 1099511628211
+		b = b[8:]
+	}
+	for _, c := range b {
+		h = (h ^ uint64(c)) * 1099511628211
+	}
+	return h
+}
