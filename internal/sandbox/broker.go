@@ -1,0 +1,66 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// BrokerConfig says what kind of broker to start.
+type BrokerConfig struct {
+	Brokers int // default 1
+	// Virtual: on a network in memory, so that a testing/synctest bubble can hold the broker and everything that talks to it.
+	// Then Broker.Dial must be used to reach it.
+	Virtual bool
+	Dir     string // where records are kept across restarts; empty: nowhere
+	// Options are passed on to kfake, for the rare test that needs more (SASL, TLS, faults).
+	Options []kfake.Opt
+}
+
+// Broker is a Kafka broker in memory. It ignores message.timestamp.type (times are the producer's, which is the same clock here),
+// and what it says about faults is a hint: the real broker decides.
+type Broker struct {
+	// Dial reaches the broker on its network in memory; nil if it listens on real TCP.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	cluster *kfake.Cluster
+}
+
+// virtualPort is where virtual brokers listen; each network in memory is its own, so they never meet.
+const virtualPort = 9092
+
+// StartBroker starts a broker that serves when it returns. Close ends it.
+func StartBroker(c BrokerConfig) (*Broker, error) {
+	n := max(1, c.Brokers)
+	opts := []kfake.Opt{kfake.NumBrokers(n), kfake.GroupMinSessionTimeout(1)}
+	b := &Broker{}
+	if c.Virtual {
+		network := new(kfake.VirtualNetwork)
+		ports := make([]int, n)
+		for i := range ports {
+			ports[i] = virtualPort + i
+		}
+		opts = append(opts, kfake.ListenFn(network.Listen), kfake.Ports(ports...))
+		b.Dial = network.DialContext
+	}
+	if c.Dir != "" {
+		opts = append(opts, kfake.DataDir(c.Dir), kfake.SyncWrites())
+	}
+	cluster, err := kfake.NewCluster(append(opts, c.Options...)...)
+	if err != nil {
+		return nil, fmt.Errorf("start the broker in memory: %w", err)
+	}
+	b.cluster = cluster
+	return b, nil
+}
+
+// Addrs are the addresses of the brokers.
+func (b *Broker) Addrs() []string { return b.cluster.ListenAddrs() }
+
+// Cluster is the broker underneath, for faults and for what only it can tell.
+func (b *Broker) Cluster() *kfake.Cluster { return b.cluster }
+
+// Close stops the broker and cuts its connections.
+func (b *Broker) Close() { b.cluster.Close() }
