@@ -6,7 +6,7 @@ import _ "embed"
 var attemptSchema string
 
 // attemptFrame is the single-object frame of attempt.avsc. A test holds it to the file.
-const attemptFrame = "\xc3\x01\x95\x61\xc6\xbf\x46\x2b\x9c\x1d"
+const attemptFrame = "\xc3\x01\x95\xe9\x6f\x73\xe0\x76\xf7\xfc"
 
 // Verdict is what an attempt decided about its task.
 type Verdict string

@@ -6,7 +6,7 @@ import _ "embed"
 var deadSchema string
 
 // deadFrame is the single-object frame of dead.avsc. A test holds it to the file.
-const deadFrame = "\xc3\x01\x44\xe7\x6d\xc2\xd3\x88\x2e\x33"
+const deadFrame = "\xc3\x01\x0d\x52\x71\x99\x50\xb6\x41\x31"
 
 // Dead is a task that will not be tried again by itself. It is kept whole, so that a redrive needs nothing else; only a body that was too large
 // to send is left out.

@@ -6,7 +6,7 @@ import _ "embed"
 var progressSchema string
 
 // progressFrame is the single-object frame of progress.avsc. A test holds it to the file.
-const progressFrame = "\xc3\x01\x77\x2f\x90\x00\x20\x10\x0a\x78"
+const progressFrame = "\xc3\x01\xe2\x65\x06\xa6\x43\xe0\xa2\x35"
 
 // Progress is how far one partition of a replay has come. Next is the offset to go on from, At when this was noted (ms).
 type Progress struct {

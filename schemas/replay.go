@@ -6,7 +6,7 @@ import _ "embed"
 var replaySchema string
 
 // replayFrame is the single-object frame of replay.avsc. A test holds it to the file.
-const replayFrame = "\xc3\x01\xf0\x84\xf0\x17\x44\xd1\x68\x4b"
+const replayFrame = "\xc3\x01\x80\xfd\x57\x3d\x6a\x34\xf2\xe0"
 
 // The kinds of a replay.
 const (

@@ -6,7 +6,7 @@ import _ "embed"
 var subscriptionSchema string
 
 // subscriptionFrame is the single-object frame of subscription.avsc. A test holds it to the file.
-const subscriptionFrame = "\xc3\x01\x7c\xda\x6a\xc1\x87\x1d\xbc\x67"
+const subscriptionFrame = "\xc3\x01\xc4\x04\x70\x91\xe6\x13\xe3\xb9"
 
 // Sealed is a secret value as it may lie on a topic: AES-256-GCM, nonce || ciphertext, under the key that KeyID names.
 type Sealed struct {

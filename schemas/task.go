@@ -50,7 +50,7 @@ type LastAttempt struct {
 var taskSchema string
 
 // taskFrame is the single-object frame of task.avsc. A test holds it to the file.
-const taskFrame = "\xc3\x01\x00\x64\x1e\x09\x5c\x49\xe3\x27"
+const taskFrame = "\xc3\x01\xe8\x41\x59\xad\xf8\x95\x6d\xc6"
 
 // AppendTaskHead appends all of a task but the bytes of its body, of which only the length is written: head + body is what AppendTask writes.
 // The router builds a body once and puts a head of some 300 bytes before it for every subscription that wants it.
