@@ -205,3 +205,12 @@ func kindOf(ctx context.Context, err error, a netip.Addr) Kind {
 func unreachable(err error) bool {
 	return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH)
 }
+
+// KindOf classifies an error of a dialler that is not ours.
+func KindOf(err error) Kind {
+	var de *DialError
+	if errors.As(err, &de) {
+		return de.Kind
+	}
+	return kindOf(context.Background(), err, netip.Addr{})
+}

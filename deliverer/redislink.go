@@ -1,0 +1,355 @@
+package deliverer
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// link is one connection to Redis with a budget and a breaker: a batch of commands goes out, its answers come back, or the batch does without.
+//
+//	do ── holds mu ── uses conn ─ or takes what dial has brought ─ or starts dial, waits for it within its budget
+//	                              dial: one goroutine, ended by close
+//
+// After a failure the connection is closed, since nobody knows which answers are still on their way, and nothing is tried for a while: 100 ms, doubling
+// to 2 s. So a Redis that is gone costs the senders one budget now and then, not one a batch.
+type link struct {
+	cfg    RedisConfig
+	secure *tls.Config // nil: plain text
+	log    *zap.Logger
+
+	mu      sync.Mutex // held for a whole round trip: answers come in order
+	conn    net.Conn
+	replies replies
+	out     []byte
+	down    bool // logged as down
+	wait    time.Duration
+	retryAt time.Time
+	dialled chan net.Conn // what dial brings, nil for a failure; nil while no dial is under way
+
+	stop   context.Context
+	cancel context.CancelFunc
+	ended  sync.WaitGroup
+}
+
+const (
+	firstWait = 100 * time.Millisecond
+	mostWait  = 2 * time.Second
+	dialWait  = 2 * time.Second
+	// asyncWrite is the size from which a batch is written beside the reading of its answers: a proxy in between may stop taking commands while nobody
+	// takes its answers. A connection without a kernel buffer (net.Pipe) needs it always.
+	asyncWrite = 64 << 10
+	// keepOut bounds the buffer that is kept for the next batch.
+	keepOut = 4 << 20
+)
+
+var (
+	errRedisWaiting = errors.New("redis failed a moment ago")
+	errRedisDialing = errors.New("redis is being connected to")
+	errRedisBudget  = errors.New("another batch used up the time")
+)
+
+func newLink(cfg RedisConfig, secure *tls.Config, log *zap.Logger) *link {
+	l := &link{cfg: cfg, secure: secure, log: log}
+	l.stop, l.cancel = context.WithCancel(context.Background())
+	l.replies.br = bufio.NewReaderSize(nil, 32<<10)
+	return l
+}
+
+func (l *link) close() {
+	l.cancel()
+	l.mu.Lock()
+	l.disconnect()
+	l.mu.Unlock()
+	l.ended.Wait()
+	if l.dialled != nil {
+		if c := <-l.dialled; c != nil {
+			c.Close()
+		}
+	}
+}
+
+func (l *link) whileLocked(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f()
+}
+
+// do writes what build appends and lets read take the answers, all within the budget from now on.
+func (l *link) do(ctx context.Context, build func([]byte) (b []byte, commands int), read func(*replies) error) error {
+	deadline := time.Now().Add(l.cfg.Budget)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !time.Now().Before(deadline) {
+		return errRedisBudget // a queue of batches must not add up its waits; Redis itself is not to blame
+	}
+	if err := l.connect(deadline); err != nil {
+		return err
+	}
+	l.out, l.replies.left = build(l.out[:0])
+	err := l.exchange(deadline, read)
+	if cap(l.out) > keepOut {
+		l.out = nil
+	}
+	l.settle(err)
+	return err
+}
+
+// exchange is one round trip on the connection that stands.
+func (l *link) exchange(deadline time.Time, read func(*replies) error) error {
+	if err := l.conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	if _, kernel := l.conn.(syscall.Conn); kernel && len(l.out) < asyncWrite {
+		if _, err := l.conn.Write(l.out); err != nil {
+			return err
+		}
+		return read(&l.replies)
+	}
+	written := make(chan error, 1)
+	go func(c net.Conn, b []byte) {
+		_, err := c.Write(b)
+		written <- err
+	}(l.conn, l.out)
+	err := read(&l.replies)
+	if err != nil {
+		l.conn.Close() // ends the writer too
+	}
+	if werr := <-written; err == nil {
+		err = werr
+	}
+	return err
+}
+
+// settle draws the consequences of a round trip.
+func (l *link) settle(err error) {
+	if err == nil {
+		l.wait = 0
+		if l.down {
+			l.down = false
+			l.log.Info("redis answers again: marks are kept")
+		}
+		return
+	}
+	l.disconnect()
+	l.wait = min(max(2*l.wait, firstWait), mostWait)
+	l.retryAt = time.Now().Add(l.wait)
+	if !l.down {
+		l.down = true
+		l.log.Warn("redis does not answer: sending goes on without marks, and a crash now would repeat sends", zap.Error(err))
+	}
+}
+
+func (l *link) disconnect() {
+	if l.conn != nil {
+		l.conn.Close()
+		l.conn = nil
+	}
+}
+
+// connect makes sure that a connection stands. Only the batch that starts a dial waits for it; the others go on without Redis meanwhile.
+func (l *link) connect(deadline time.Time) error {
+	if l.conn != nil {
+		return nil
+	}
+	if l.stop.Err() != nil {
+		return l.stop.Err()
+	}
+	if l.dialled != nil {
+		select {
+		case c := <-l.dialled:
+			return l.take(c)
+		default:
+			return errRedisDialing
+		}
+	}
+	if time.Now().Before(l.retryAt) {
+		return errRedisWaiting
+	}
+	l.dialled = make(chan net.Conn, 1)
+	l.ended.Add(1)
+	go l.dial(l.dialled)
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case c := <-l.dialled:
+		return l.take(c)
+	case <-timer.C:
+		return errRedisDialing
+	}
+}
+
+// take adopts what dial has brought.
+func (l *link) take(c net.Conn) error {
+	l.dialled = nil
+	if c == nil {
+		err := errors.New("redis cannot be connected to (see the log above)")
+		l.settle(err)
+		return err
+	}
+	l.conn = c
+	l.replies.br.Reset(c)
+	return nil
+}
+
+// dial connects, secures and logs in. It has more time than a batch, since a handshake takes several round trips.
+func (l *link) dial(done chan<- net.Conn) {
+	defer l.ended.Done()
+	ctx, cancel := context.WithTimeout(l.stop, dialWait)
+	defer cancel()
+	c, err := l.open(ctx)
+	if err != nil {
+		l.log.Debug("redis dial failed", zap.Error(err))
+		c = nil
+	}
+	done <- c
+}
+
+func (l *link) open(ctx context.Context) (net.Conn, error) {
+	c, err := dialRedis(ctx, l.cfg)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	c.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if l.secure != nil {
+		c = tls.Client(c, l.secure)
+	}
+	if err = l.login(c); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// login sends AUTH and SELECT as far as they are needed, and PING, so that a Redis which refuses us is found here.
+func (l *link) login(c net.Conn) error {
+	var b []byte
+	if password := l.cfg.Password.Reveal(); password != "" {
+		if l.cfg.Username != "" {
+			b = appendBulk(append(b, "*3\r\n$4\r\nAUTH\r\n"...), l.cfg.Username)
+		} else {
+			b = append(b, "*2\r\n$4\r\nAUTH\r\n"...)
+		}
+		b = appendBulk(b, password)
+	}
+	if l.cfg.DB != 0 {
+		b = appendBulkInt(append(b, "*2\r\n$6\r\nSELECT\r\n"...), int64(l.cfg.DB))
+	}
+	commands := 1
+	if l.cfg.DB != 0 {
+		commands++
+	}
+	if l.cfg.Password.Reveal() != "" {
+		commands++
+	}
+	b = append(b, "*1\r\n$4\r\nPING\r\n"...)
+	written := make(chan error, 1)
+	go func() { _, err := c.Write(b); written <- err }()
+	r := replies{br: bufio.NewReader(c), left: commands}
+	err := r.rest(nil)
+	if err != nil {
+		c.Close()
+	}
+	if werr := <-written; err == nil {
+		err = werr
+	}
+	return err
+}
+
+// replies reads the RESP answers of one batch, of which left are still to come. An error answer of Redis (-NOAUTH, -LOADING, -OOM, -READONLY) is an error like a broken connection: the batch goes on
+// without marks either way.
+type replies struct {
+	br   *bufio.Reader
+	left int
+}
+
+func (r *replies) line() ([]byte, error) {
+	if r.left--; r.left < 0 {
+		panic("BUG: more answers read than commands sent")
+	}
+	return r.rawLine()
+}
+
+func (r *replies) rawLine() ([]byte, error) {
+	b, err := r.br.ReadSlice('\n')
+	if err != nil {
+		return nil, err
+	}
+	if len(b) < 4 || b[len(b)-2] != '\r' {
+		return nil, errors.New("redis: malformed answer (is this a Redis server?)")
+	}
+	return b[:len(b)-2], nil
+}
+
+// integer reads ":n"; "+OK" counts as 1.
+func (r *replies) integer() (int64, error) {
+	b, err := r.line()
+	if err != nil {
+		return 0, err
+	}
+	return parseInteger(b)
+}
+
+func parseInteger(b []byte) (int64, error) {
+	switch b[0] {
+	case ':':
+		n := int64(0)
+		for _, c := range b[1:] {
+			if c < '0' || c > '9' {
+				return 0, fmt.Errorf("redis: %q is no count", b)
+			}
+			n = n*10 + int64(c-'0')
+		}
+		return n, nil
+	case '+':
+		return 1, nil
+	case '-':
+		return 0, fmt.Errorf("redis: %s", b[1:])
+	}
+	return 0, fmt.Errorf("redis: unexpected answer %.20q", b)
+}
+
+// pair reads "*2" and two counts.
+func (r *replies) pair() (first, second int64, err error) {
+	b, err := r.line()
+	if err != nil {
+		return 0, 0, err
+	}
+	if string(b) != "*2" {
+		if _, err = parseInteger(b); err == nil {
+			err = fmt.Errorf("redis: unexpected answer %.20q", b)
+		}
+		return 0, 0, err
+	}
+	for _, n := range []*int64{&first, &second} {
+		if b, err = r.rawLine(); err != nil {
+			return 0, 0, err
+		}
+		if *n, err = parseInteger(b); err != nil {
+			return 0, 0, err
+		}
+	}
+	return first, second, nil
+}
+
+// rest reads what is left, unless an error has come before.
+func (r *replies) rest(err error) error {
+	for err == nil && r.left > 0 {
+		_, err = r.integer()
+	}
+	return err
+}
