@@ -1,0 +1,458 @@
+package router
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/schemas"
+)
+
+// A reroute sends undecodable records through again, after the reason is gone: a schema was registered, a release knows a newer one. It is an
+// order in `replays`; whoever owns a partition of `undecodable` works off its part of it, up to the end that the order names. A record goes
+// through with the coordinates and the append time of the event it was, so it is matched by the spans of that time, and its tasks have the
+// ids that they would have had: sending a record through twice adds nothing that the marks do not drop.
+//
+// Death between two steps: tasks appended, progress not written yet: the next owner sends those records through again, under the same ids.
+//
+// It has nothing to do with the live path but the table and the appender: a reroute that waits for the registry delays no event.
+
+// rerouter works off the reroutes of the partitions of `undecodable` that this process owns. run owns the pass; the maps are filled by follow.
+type rerouter struct {
+	r    *Router
+	pass *pass
+	out  kafka.Records // progress under construction
+	kick chan struct{} // something changed: orders, progress or ownership
+
+	mu       sync.Mutex
+	orders   map[string]*schemas.Replay     // running reroutes, by id; values are never changed
+	progress map[string]map[int32]*progress // by order and partition
+}
+
+type progress = schemas.Progress
+
+func newRerouter(r *Router) *rerouter {
+	return &rerouter{r: r, pass: newPass(&r.shared), kick: make(chan struct{}, 1), orders: map[string]*schemas.Replay{}, progress: map[string]map[int32]*progress{}}
+}
+
+// wake makes run look for work.
+func (w *rerouter) wake() {
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
+}
+
+// run works until ctx ends.
+func (w *rerouter) run(ctx context.Context) {
+	loaded := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { w.follow(ctx, loaded) })
+	select {
+	case <-loaded:
+	case <-ctx.Done():
+		return
+	}
+	for {
+		order, parts := w.next()
+		if order == nil {
+			select {
+			case <-w.kick:
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		if err := w.work(ctx, order, parts); err != nil && ctx.Err() == nil {
+			w.r.log.Warn("a reroute was interrupted: it goes on where it stands", zap.String("replay", order.ID), zap.Error(err))
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// follow keeps orders and progress as the topics have them, and closes loaded when both were read to the end they had at the start. All routers
+// read all of it: a partition may come to any of them.
+func (w *rerouter) follow(ctx context.Context, loaded chan<- struct{}) {
+	pos, ends := map[kafka.TP]int64{}, map[kafka.TP]int64{}
+	for _, topic := range []string{w.r.topics.Replays, w.r.topics.Progress} {
+		first, err := w.r.offsets(ctx, topic, kafka.Earliest)
+		if err != nil {
+			return
+		}
+		last, err := w.r.offsets(ctx, topic, kafka.Latest)
+		if err != nil {
+			return
+		}
+		for p, end := range last {
+			tp := kafka.TP{Topic: topic, Partition: p}
+			pos[tp] = first[p]
+			if end > first[p] {
+				ends[tp] = end
+			}
+		}
+	}
+	if len(ends) == 0 {
+		close(loaded)
+	}
+	fetcher := w.r.kafka.NewFetcher(kafka.FetchConfig{
+		Empty: true, MaxWait: time.Second,
+		OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true },
+	})
+	fetcher.Assign(pos)
+	_ = fetcher.Run(ctx, func(_ context.Context, bs []kafka.Batch) error {
+		for i := range bs {
+			b := &bs[i]
+			for j := range b.Records {
+				w.learn(b.Topic, &b.Records[j])
+			}
+			if end, waiting := ends[b.TP]; waiting && (b.Next >= end || len(b.Records) == 0 && b.Next >= b.HighWatermark) {
+				if delete(ends, b.TP); len(ends) == 0 {
+					close(loaded)
+				}
+			}
+		}
+		return nil
+	}) // it ends with ctx only
+}
+
+func (w *rerouter) learn(topic string, rec *kafka.Record) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if topic == w.r.topics.Replays {
+		var o schemas.Replay
+		if rec.Value == nil {
+			w.drop(string(rec.Key))
+		} else if err := schemas.DecodeReplay(rec.Value, &o); err != nil {
+			w.r.log.Error("an order in the topic replays cannot be read: if it is a reroute, this router takes no part in it", zap.ByteString("replay", rec.Key), zap.Error(err))
+		} else if o.Kind != schemas.ReplayReroute {
+			return
+		} else if o.State != schemas.ReplayRunning {
+			w.drop(o.ID)
+		} else {
+			w.orders[o.ID] = &o
+			w.wake()
+		}
+		return
+	}
+	if rec.Value == nil {
+		return
+	}
+	p := new(progress)
+	if err := schemas.DecodeProgress(rec.Value, p); err != nil || p.Topic != w.r.topics.Undecodable {
+		return // a redrive's, or one that a newer release wrote: at worst a partition is worked off again, under the same ids
+	}
+	w.note(p)
+}
+
+// drop forgets an order that is over. Holds mu.
+func (w *rerouter) drop(id string) {
+	delete(w.orders, id)
+	delete(w.progress, id)
+}
+
+// note keeps a progress. Holds mu.
+func (w *rerouter) note(p *progress) {
+	m := w.progress[p.Replay]
+	if m == nil {
+		m = map[int32]*progress{}
+		w.progress[p.Replay] = m
+	}
+	if old := m[p.Partition]; old == nil || p.Next >= old.Next {
+		m[p.Partition] = p
+	}
+}
+
+// next is the oldest order with work for this process, and that work: how far each partition has come.
+func (w *rerouter) next() (*schemas.Replay, map[int32]*progress) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	orders := slices.SortedFunc(maps.Values(w.orders), func(a, b *schemas.Replay) int {
+		return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	for _, o := range orders {
+		parts := map[int32]*progress{}
+		for _, end := range o.Ends {
+			if end.Topic != w.r.topics.Undecodable || !w.r.owned.ownsUndecodable(end.Partition) {
+				continue
+			}
+			if p := w.progress[o.ID][end.Partition]; p == nil {
+				parts[end.Partition] = &progress{Replay: o.ID, Topic: end.Topic, Partition: end.Partition}
+			} else if !p.Done {
+				c := *p
+				parts[end.Partition] = &c
+			}
+		}
+		if len(parts) > 0 {
+			return o, parts
+		}
+	}
+	return nil, nil
+}
+
+// running says whether an order still stands.
+func (w *rerouter) running(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.orders[id] != nil
+}
+
+var errOver = errors.New("the order was cancelled, or its partitions are not ours any more")
+
+// work sends the records of an order's partitions through again, and notes after each fetch how far it has come.
+func (w *rerouter) work(ctx context.Context, o *schemas.Replay, parts map[int32]*progress) error {
+	topic := w.r.topics.Undecodable
+	first, err := w.r.offsets(ctx, topic, kafka.Earliest)
+	if err != nil {
+		return err
+	}
+	_, only, _ := ParseUndecodableID(o.TaskID)
+	pos, ends := map[kafka.TP]int64{}, map[int32]int64{}
+	for _, end := range o.Ends {
+		p := parts[end.Partition]
+		if p == nil {
+			continue
+		}
+		p.Next = max(p.Next, first[end.Partition], only)
+		if p.Next >= end.Offset {
+			if err := w.save(ctx, p, end.Offset); err != nil {
+				return err
+			}
+			continue
+		}
+		pos[kafka.TP{Topic: topic, Partition: end.Partition}], ends[end.Partition] = p.Next, end.Offset
+	}
+	if len(pos) == 0 {
+		return nil
+	}
+	var failed error
+	err = scanBatches(ctx, w.r.kafka, pos, func(tp kafka.TP) int64 { return ends[tp.Partition] }, func(b *kafka.Batch) bool {
+		failed = w.batch(ctx, o, parts[b.Partition], b, ends[b.Partition])
+		return failed == nil
+	})
+	if errors.Is(failed, errOver) {
+		failed = nil
+	}
+	return errors.Join(failed, err)
+}
+
+// batch sends the records of one batch through. Nothing of it counts before its tasks are durable.
+func (w *rerouter) batch(ctx context.Context, o *schemas.Replay, p *progress, b *kafka.Batch, end int64) error {
+	if !w.running(o.ID) || !w.r.owned.ownsUndecodable(b.Partition) {
+		return errOver
+	}
+	if err := w.pass.fresh(ctx); err != nil {
+		return err
+	}
+	began, taken := time.Now(), 0
+	for i := range b.Records {
+		rec := &b.Records[i]
+		if rec.Offset >= end {
+			break
+		}
+		p.Scanned++
+		u, ok := parseUndecodable(b.Partition, rec)
+		if !ok || !wanted(o, &u) {
+			continue
+		}
+		taken++
+		outcome, err := w.send(ctx, o, &u)
+		if err != nil {
+			w.pass.reset()
+			return err
+		}
+		if outcome == "routed" {
+			p.Matched++
+		}
+		w.r.metrics.rerouted.WithLabelValues(outcome).Inc()
+	}
+	if tasksErr, badErr := w.pass.flush(ctx); tasksErr != nil || badErr != nil {
+		return errors.Join(tasksErr, badErr)
+	}
+	p.Next = b.Next
+	if err := w.save(ctx, p, end); err != nil {
+		return err
+	}
+	if o.Rate > 0 {
+		select {
+		case <-time.After(time.Duration(float64(taken)/o.Rate*float64(time.Second)) - time.Since(began)):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// wanted says whether an order means that record.
+func wanted(o *schemas.Replay, u *Undecodable) bool {
+	return (o.TaskID == "" || o.TaskID == u.ID()) &&
+		(o.Reason == "" || string(o.Reason) == u.Reason) &&
+		(o.From == 0 || u.Time >= o.From) && (o.To == 0 || u.Time < o.To)
+}
+
+// send takes one record through. A registry that is down is waited for; a record that is still undecodable stays where it is, with
+// the reason it has.
+func (w *rerouter) send(ctx context.Context, o *schemas.Replay, u *Undecodable) (string, error) {
+	if w.r.entities[u.Source.Topic] == "" {
+		return "gone", nil // its topic is none of this deployment's
+	}
+	for {
+		out := w.pass.event(&u.Source, u.Value, time.Now().UnixMilli())
+		switch {
+		case out.wait == nil && out.reason == "":
+			return "routed", nil
+		case out.wait == nil:
+			return "still", nil
+		case !w.running(o.ID) || !w.r.owned.ownsUndecodable(u.Partition):
+			return "", errOver
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// save writes how far a partition has come.
+func (w *rerouter) save(ctx context.Context, p *progress, end int64) error {
+	p.At, p.Done = time.Now().UnixMilli(), p.Next >= end
+	key := progressKey(p.Replay, p.Partition)
+	w.out.Reset()
+	w.out.Add(kafka.TP{Topic: w.r.topics.Progress, Partition: kafka.Partition(key, w.r.counts[w.r.topics.Progress])}, key, nil, schemas.AppendProgress(nil, p))
+	if _, err := w.r.appender.Append(ctx, &w.out); err != nil {
+		return err
+	}
+	c := *p
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.orders[p.Replay] != nil {
+		w.note(&c)
+	}
+	return nil
+}
+
+func progressKey(replay string, partition int32) []byte {
+	return []byte(replay + "/" + strconv.Itoa(int(partition)))
+}
+
+// RerouteFilter says which undecodable records are to be sent through again. The zero value means all that are there now.
+type RerouteFilter struct {
+	ID       string // of one record, as UndecodableID gives it
+	Reason   string
+	From, To int64 // when they were put there, ms; 0: no bound
+	Rate     float64
+}
+
+// OrderReroute writes an order to reroute, and returns it. It has effect while a router runs, or when one is started.
+func OrderReroute(ctx context.Context, c *kafka.Client, f RerouteFilter) (*schemas.Replay, error) {
+	topic := c.Topics().Undecodable
+	ends, err := c.Offsets(ctx, topic, kafka.Latest)
+	if err != nil {
+		return nil, err
+	}
+	o := &schemas.Replay{ID: newReplayID(), Kind: schemas.ReplayReroute, State: schemas.ReplayRunning, CreatedAt: time.Now().UnixMilli(),
+		TaskID: f.ID, Reason: schemas.Reason(f.Reason), From: f.From, To: f.To, Rate: f.Rate}
+	if f.ID != "" {
+		p, offset, err := ParseUndecodableID(f.ID)
+		if err != nil {
+			return nil, err
+		}
+		if end, ok := ends[p]; !ok || offset >= end {
+			return nil, &IDError{f.ID}
+		}
+		ends = map[int32]int64{p: offset + 1}
+	}
+	for _, p := range slices.Sorted(maps.Keys(ends)) {
+		if ends[p] > 0 {
+			o.Ends = append(o.Ends, schemas.PartitionOffset{Topic: topic, Partition: p, Offset: ends[p]})
+		}
+	}
+	return o, writeReplay(ctx, c, o)
+}
+
+// CancelReroute takes an order back; routers stop within a batch.
+func CancelReroute(ctx context.Context, c *kafka.Client, o *schemas.Replay) error {
+	cancelled := *o
+	cancelled.State = schemas.ReplayCancelled
+	return writeReplay(ctx, c, &cancelled)
+}
+
+// FindReroute reads an order back; nil if there is none of that id.
+func FindReroute(ctx context.Context, c *kafka.Client, id string) (*schemas.Replay, error) {
+	var found *schemas.Replay
+	err := scanTopic(ctx, c, c.Topics().Replays, func(_ kafka.TP, rec *kafka.Record) bool {
+		var o schemas.Replay
+		if string(rec.Key) == id && rec.Value != nil && schemas.DecodeReplay(rec.Value, &o) == nil && o.Kind == schemas.ReplayReroute {
+			found = &o
+		}
+		return true
+	})
+	return found, err
+}
+
+// RerouteState is how far an order has come, over all its partitions.
+type RerouteState struct {
+	Scanned, Matched   int64
+	Partitions, Remain int
+}
+
+// Done says that nothing is left.
+func (s RerouteState) Done() bool { return s.Remain == 0 }
+
+// RerouteProgress reads how far an order has come.
+func RerouteProgress(ctx context.Context, c *kafka.Client, o *schemas.Replay) (RerouteState, error) {
+	last := map[int32]progress{}
+	err := scanTopic(ctx, c, c.Topics().Progress, func(_ kafka.TP, rec *kafka.Record) bool {
+		var p progress
+		if rec.Value != nil && strings.HasPrefix(string(rec.Key), o.ID) && schemas.DecodeProgress(rec.Value, &p) == nil && p.Replay == o.ID {
+			last[p.Partition] = p
+		}
+		return true
+	})
+	s := RerouteState{Partitions: len(o.Ends)}
+	for _, end := range o.Ends {
+		p := last[end.Partition]
+		s.Scanned += p.Scanned
+		s.Matched += p.Matched
+		if !p.Done {
+			s.Remain++
+		}
+	}
+	return s, err
+}
+
+func writeReplay(ctx context.Context, c *kafka.Client, o *schemas.Replay) error {
+	topic := c.Topics().Replays
+	n, err := c.PartitionCount(ctx, topic)
+	if err != nil {
+		return err
+	}
+	var rs kafka.Records
+	rs.Add(kafka.TP{Topic: topic, Partition: kafka.Partition([]byte(o.ID), n)}, []byte(o.ID), nil, schemas.AppendReplay(nil, o))
+	_, err = c.NewAppender(kafka.AppenderConfig{}).Append(ctx, &rs)
+	return err
+}
+
+// newReplayID makes "rpl_" and 26 characters: 130 bits, so that ids never meet by chance.
+func newReplayID() string {
+	var b [17]byte
+	rand.Read(b[:])
+	return "rpl_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))[:26]
+}
