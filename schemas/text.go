@@ -80,7 +80,12 @@ func appendFloat(dst []byte, f float64, bits int) []byte {
 			format = 'e'
 		}
 	}
-	return strconv.AppendFloat(dst, f, format, -1, bits)
+	dst = strconv.AppendFloat(dst, f, format, -1, bits)
+	if n := len(dst); format == 'e' && n >= 4 && dst[n-4] == 'e' && dst[n-3] == '-' && dst[n-2] == '0' {
+		dst[n-2] = dst[n-1] // e-09 is e-9
+		dst = dst[:n-1]
+	}
+	return dst
 }
 
 var powers = func() (p [19]uint64) {
