@@ -1,0 +1,57 @@
+package subscriptions
+
+import (
+	"strings"
+
+	"github.com/hookferry/hookferry/schemas"
+)
+
+// wanted is a set of event types of the catalogue, one bit each, in catalogue order.
+type wanted uint64
+
+// The catalogue never changes in a process, so these are made once, before main.
+var (
+	typeNumber  = map[string]int{}    // by event type
+	typeBit     = map[string]wanted{} // by event type
+	patternBits = map[string]wanted{} // by every pattern that stands for something that exists
+)
+
+func init() {
+	for i, t := range schemas.EventTypes() {
+		if i >= 64 {
+			panic("BUG: more event types than bits")
+		}
+		bit := wanted(1) << i
+		typeNumber[t.Name], typeBit[t.Name] = i, bit
+		entity, trigger, _ := strings.Cut(t.Name, ".")
+		for _, pattern := range []string{"*", t.Name, entity + ".*", "*." + trigger} {
+			patternBits[pattern] |= bit
+		}
+	}
+}
+
+// matchesText matches by text alone, for types that this build's catalogue does not hold (a newer publisher).
+func matchesText(pattern, eventType string) bool {
+	if pattern == "*" || pattern == eventType {
+		return true
+	}
+	if entity, ok := strings.CutSuffix(pattern, ".*"); ok {
+		have, _, _ := strings.Cut(eventType, ".")
+		return have == entity
+	}
+	if trigger, ok := strings.CutPrefix(pattern, "*."); ok {
+		_, have, found := strings.Cut(eventType, ".")
+		return found && have == trigger
+	}
+	return false
+}
+
+// wants joins the patterns of a subscription: a type ("booking.creation"), all of an entity ("booking.*"), a trigger of all entities ("*.removal"), or
+// everything ("*").
+func wants(patterns []string) wanted {
+	var set wanted
+	for _, p := range patterns {
+		set |= patternBits[p]
+	}
+	return set
+}
