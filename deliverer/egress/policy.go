@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,7 +68,8 @@ func (c Config) rules() (*rules, error) {
 		r.deny = append(r.deny, prefix)
 	}
 	if c.ForwardProxy != "" {
-		if host, port, err := net.SplitHostPort(c.ForwardProxy); err != nil || host == "" || port == "" {
+		host, port, err := net.SplitHostPort(c.ForwardProxy)
+		if _, perr := strconv.ParseUint(port, 10, 16); err != nil || host == "" || perr != nil {
 			errs = append(errs, fmt.Errorf("forward_proxy: %q is not host:port", c.ForwardProxy))
 		}
 	}
