@@ -63,7 +63,8 @@ type Fetcher struct {
 	stopped map[TP]error
 	loops   map[string]*loop // by address
 	version int64
-	stale   bool // metadata was found wrong
+	stale   bool            // metadata was found wrong
+	silent  map[string]bool // brokers that do not answer, and of which we said so
 
 	kick    chan struct{} // wakes the director
 	answers chan []answer
@@ -100,7 +101,7 @@ type loop struct {
 	out    []byte // request
 	spare  []byte // an answer's buffer that no record was handed out of
 	topics map[string]string
-	ready  bool // the last exchange went well
+	ready  bool // a good answer has come
 }
 
 // asked is a partition as it was put into a request.
@@ -123,7 +124,7 @@ func (c *Client) NewFetcher(fc FetchConfig) *Fetcher {
 		fc.MaxWait = 500 * time.Millisecond
 	}
 	return &Fetcher{
-		c: c, cfg: fc, parts: map[TP]*position{}, stopped: map[TP]error{}, loops: map[string]*loop{},
+		c: c, cfg: fc, parts: map[TP]*position{}, stopped: map[TP]error{}, loops: map[string]*loop{}, silent: map[string]bool{},
 		kick: make(chan struct{}, 1), answers: make(chan []answer),
 	}
 }
@@ -496,11 +497,7 @@ func (f *Fetcher) exchange(ctx context.Context, l *loop, maxWait time.Duration) 
 		if n <= cap(l.spare) {
 			return l.spare[:n]
 		}
-		if n <= 64<<10 {
-			n = max(n, 4<<10) // worth keeping, if it turns out to be empty
-			return make([]byte, n)[:n]
-		}
-		return make([]byte, n)
+		return make([]byte, n, max(n, 4<<10)) // the small ones are worth keeping if they turn out to be empty
 	})
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -575,12 +572,12 @@ func (f *Fetcher) lost(ctx context.Context, l *loop, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	if l.ready {
-		f.c.log.Warn("fetch: a broker does not answer; trying on", zap.String("broker", l.addr), zap.Error(err))
-	}
-	l.ready = false
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.silent[l.addr] { // once until it answers again, not once per try
+		f.silent[l.addr] = true
+		f.c.log.Warn("fetch: a broker does not answer; trying on", zap.String("broker", l.addr), zap.Error(err))
+	}
 	for _, p := range slices.Clone(l.parts) {
 		f.later(p)
 		p.loop = nil
@@ -603,7 +600,12 @@ func (f *Fetcher) deliver(ctx context.Context, l *loop, b []byte) int {
 		f.lost(ctx, l, err)
 		return 0
 	}
-	l.ready = true
+	if !l.ready {
+		l.ready = true
+		f.mu.Lock()
+		delete(f.silent, l.addr)
+		f.mu.Unlock()
+	}
 	l.spare = nil
 	if n == 0 && cap(b) <= 64<<10 {
 		l.spare = b[:0]
