@@ -128,6 +128,7 @@ func (t *Table) Run(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	t.next = next
+	t.wake()
 	t.mu.Unlock()
 
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -275,17 +276,22 @@ func (t *Table) handle(_ context.Context, bs []kafka.Batch) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	grew := t.next == nil
+	grew := false
 	for i := range bs {
 		if n := &t.next[bs[i].Partition]; bs[i].Next > *n {
 			*n, grew = bs[i].Next, true
 		}
 	}
 	if grew {
-		close(t.moved)
-		t.moved = make(chan struct{})
+		t.wake()
 	}
 	return nil
+}
+
+// wake has everybody look again who waits for the table to read on. mu is held.
+func (t *Table) wake() {
+	close(t.moved)
+	t.moved = make(chan struct{})
 }
 
 // apply takes one record. The only error is that a newer release wrote it: skipping that could lose a subscription.

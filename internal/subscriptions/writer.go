@@ -1,0 +1,504 @@
+package subscriptions
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	mrand "math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hookferry/hookferry/deliverer/egress"
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/secrets"
+	"github.com/hookferry/hookferry/schemas"
+)
+
+const (
+	maxLosses = 10 // races lost against other writers before one change is given up
+	// routerStaleness is how old a router's knowledge may be when it matches (design section 7).
+	routerStaleness = time.Second
+	// firstHeadroom is the time that the write of a cut is given at first; each write that took longer doubles it for the next.
+	firstHeadroom = 250 * time.Millisecond
+	mostHeadroom  = 30 * time.Second
+	// settleLimit is how long a writer waits until a subscription is settled, that is for its repair.
+	settleLimit = 15 * time.Second
+)
+
+// Writer is the only writer of the topic `subscriptions`, in as many processes as like: versions keep them apart (decide.go). Its Table must be running.
+// Safe for concurrent use.
+//
+// A change goes: catch up -> check against what stands -> append version+1 -> read back what became of it. Whoever finds that another writer was faster
+// repairs the log if its end asks for that, and begins again from what stands now; so no change is made on top of something that its writer had not seen.
+type Writer struct {
+	c      *kafka.Client
+	table  *Table
+	keys   *secrets.Keyring
+	policy *egress.Policy
+	cfg    Config
+	append *kafka.Appender
+
+	// Changes of one subscription by one process go one after the other: they would only lose against each other.
+	seed  maphash.Seed
+	locks [64]sync.Mutex
+}
+
+// NewWriter makes a writer.
+func NewWriter(c *kafka.Client, t *Table, k *secrets.Keyring, policy *egress.Policy, cfg Config) *Writer {
+	return &Writer{c: c, table: t, keys: k, policy: policy, cfg: cfg, append: c.NewAppender(kafka.AppenderConfig{}), seed: maphash.MakeSeed()}
+}
+
+var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// random26 is 26 base32 characters of chance: 130 bits.
+func random26() string {
+	b := make([]byte, 17)
+	rand.Read(b)
+	return idEncoding.EncodeToString(b)[:26]
+}
+
+// Create makes a subscription and returns when it is live: every event that is published after Create has returned is delivered, and none from before the
+// cut that the record holds. The secret is returned here and never again. The error is Refusals, ErrUnknown or one of Kafka's.
+func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, error) {
+	s, plain, err := w.draft(d)
+	if err != nil {
+		return nil, secrets.Secret{}, err
+	}
+	if err := w.table.CatchUp(ctx); err != nil {
+		return nil, secrets.Secret{}, err
+	}
+	if err := w.admit(s); err != nil {
+		return nil, secrets.Secret{}, err
+	}
+	live := schemas.Cut{Kind: schemas.CutLive}
+	s.CreatedAt = w.c.BrokerNow().UnixMilli()
+	l, cut, err := w.writeCut(ctx, s, live)
+	if errors.Is(err, errLost) { // the first write was slow, and somebody changed the subscription before it got its later cut
+		_, err = w.change(ctx, s.ID, func(ctx context.Context, s *schemas.Subscription) (*Live, error) {
+			l, cut, err = w.writeCut(ctx, s, live)
+			return l, err
+		}, func(_ *Live, s *schemas.Subscription) error {
+			s.Spans = nil
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, secrets.Secret{}, err
+	}
+	if err := w.withdrawTwin(ctx, l); err != nil {
+		return nil, secrets.Secret{}, err
+	}
+	if err := w.passed(ctx, cut); err != nil {
+		return l, plain, err
+	}
+	return l, plain, nil
+}
+
+// draft checks a draft and makes its record, without times and spans.
+func (w *Writer) draft(d Draft) (*schemas.Subscription, secrets.Secret, error) {
+	c := &checks{policy: w.policy}
+	s := &schemas.Subscription{
+		ID: "sub_" + random26(), Version: 1,
+		Company: c.company(d.Company, d.Operator), Name: c.name(d.Name), URL: c.url(d.URL), Events: c.events(d.Events), Format: c.format(d.Format),
+		State: schemas.StateActive, BackfillFrom: d.BackfillFrom,
+	}
+	c.headers(d.Headers)
+	s.Schedule, s.TimeoutMs = c.schedule(d.Schedule), c.timeout(d.Timeout)
+	s.MaxConcurrency, s.MaxRate = c.concurrency(d.MaxConcurrency), c.rate(d.MaxRate)
+	plain := secrets.Secret{}
+	if d.Secret == nil {
+		plain = secrets.NewWebhookSecret()
+	} else {
+		var err error
+		if plain, err = secrets.ParseWebhookSecret(string(d.Secret.Reveal())); err != nil {
+			c.refuse(CodeSecretInvalid, "secret", "%s", err.Error())
+		}
+	}
+	if err := c.refusals.err(); err != nil {
+		return nil, secrets.Secret{}, err
+	}
+	if err := w.sealHeaders(s, d.Headers); err != nil {
+		return nil, secrets.Secret{}, err
+	}
+	id := "sec_" + random26()
+	sealed, err := w.keys.Seal(s.ID, secretField(id), plain.Reveal())
+	if err != nil {
+		return nil, secrets.Secret{}, err
+	}
+	s.Secrets = []schemas.Secret{{ID: id, Kind: "v1", Value: sealed, Fingerprint: secrets.Fingerprint(plain), CreatedAt: w.c.BrokerNow().UnixMilli()}}
+	return s, plain, nil
+}
+
+// sealHeaders puts checked headers into a record. Authorization has a field of its own, so that whoever sends can treat it apart.
+func (w *Writer) sealHeaders(s *schemas.Subscription, hs []HeaderValue) error {
+	s.Headers, s.Auth = nil, nil
+	for _, h := range hs {
+		auth := strings.EqualFold(h.Name, "authorization")
+		field := headerField(h.Name)
+		if auth {
+			field = authField
+		}
+		v, err := w.keys.Seal(s.ID, field, h.Value.Reveal())
+		if err != nil {
+			return err
+		}
+		if auth {
+			s.Auth = &v
+		} else {
+			s.Headers = append(s.Headers, schemas.Header{Name: h.Name, Value: v})
+		}
+	}
+	return nil
+}
+
+// admit checks a new record against what stands.
+func (w *Writer) admit(s *schemas.Subscription) error {
+	var rs Refusals
+	others := w.table.Company(s.Company)
+	if twin := sameName(others, s.Name, s.ID); twin != nil {
+		rs = append(rs, refuse(CodeNameTaken, "name", "the company has a subscription of that name already (%s)", twin.ID))
+	}
+	if len(others) >= w.cfg.MaxPerCompany {
+		rs = append(rs, refuse(CodeTooMany, "company", "the company has %d subscriptions, and at most %d are allowed", len(others), w.cfg.MaxPerCompany))
+	}
+	return rs.err()
+}
+
+func sameName(list []*Live, name, but string) *Live {
+	for _, l := range list {
+		if l.Name == name && l.ID != but {
+			return l
+		}
+	}
+	return nil
+}
+
+// withdrawTwin looks once more whether the name is unique, now that the new record stands: two writers may have looked at once and seen nothing, but both
+// have written before they look again, so at least one sees the other. The younger withdraws, before its cut has passed; both agree which that is.
+func (w *Writer) withdrawTwin(ctx context.Context, l *Live) error {
+	if err := w.table.CatchUp(ctx); err != nil {
+		return err
+	}
+	for _, other := range w.table.Company(l.Company) {
+		older := other.CreatedAt < l.CreatedAt || other.CreatedAt == l.CreatedAt && other.ID < l.ID
+		if other.Name == l.Name && other.ID != l.ID && older {
+			if err := w.Delete(ctx, l.ID); err != nil {
+				return err
+			}
+			return Refusals{refuse(CodeNameTaken, "name", "another writer has just made a subscription of that name (%s)", other.ID)}
+		}
+	}
+	return nil
+}
+
+// writeCut writes a record with a cut that every router will know before it meets an event on its far side. s is the record without the cut; a write that
+// was too slow is followed by another version with a later cut. It returns what stands, and the cut.
+//
+//	now          acknowledged, at the latest     all routers have read it     cut on every broker's clock
+//	 |-- headroom --|------ routerStaleness ------|------- ClockSpread --------|
+func (w *Writer) writeCut(ctx context.Context, s *schemas.Subscription, cut schemas.Cut) (*Live, time.Time, error) {
+	lead := routerStaleness + w.cfg.ClockSpread
+	spans := s.Spans
+	for headroom := firstHeadroom; ; headroom = min(2*headroom, mostHeadroom) {
+		at := w.c.BrokerNow().Add(lead + headroom)
+		cut.At = at.UnixMilli()
+		s.Spans = append(slices.Clip(spans), cut)
+		l, err := w.write(ctx, s)
+		if err != nil {
+			return nil, time.Time{}, err
+		}
+		// Only an acknowledgement shows the broker's clock: before the first one, BrokerNow is our own. So a cut may prove to lie too far away, too.
+		left := at.Sub(w.c.BrokerNow())
+		if left >= lead && left <= lead+headroom+routerStaleness {
+			return l, at, nil
+		}
+		next := l.Subscription
+		next.Version++
+		s = &next
+	}
+}
+
+// passed waits until a cut has passed on every broker's clock.
+func (w *Writer) passed(ctx context.Context, cut time.Time) error {
+	for {
+		left := cut.Add(w.cfg.ClockSpread).Sub(w.c.BrokerNow())
+		if left <= 0 {
+			return nil
+		}
+		if wait(ctx, left); ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// errLost: another writer's record came first.
+var errLost = errors.New("another writer was faster")
+
+// write appends one record and reads back what became of it: the Live that it is now, or errLost.
+func (w *Writer) write(ctx context.Context, s *schemas.Subscription) (*Live, error) {
+	begun := time.Now()
+	s.Repair, s.UpdatedBy = false, random26()
+	s.UpdatedAt = w.c.BrokerNow().UnixMilli()
+	answer, stop := w.table.watch(s.UpdatedBy)
+	defer stop()
+	tp := w.table.place(s.ID)
+	var r kafka.Records
+	r.Add(tp, []byte(s.ID), nil, schemas.AppendSubscription(nil, s))
+	acks, err := w.append.Append(ctx, &r)
+	if err != nil {
+		var p *kafka.PartitionError
+		if errors.As(err, &p) && p.Unknown {
+			return nil, fmt.Errorf("%w (%v)", ErrUnknown, p)
+		}
+		return nil, err
+	}
+	// Base is -1 where the broker only said that it has the record already.
+	if base := acks[0].Base; base >= 0 {
+		err = w.table.readTo(ctx, tp.Partition, base+1)
+	} else {
+		err = w.table.CatchUp(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w (%v)", ErrUnknown, err)
+	}
+	select {
+	case accepted := <-answer:
+		if !accepted {
+			return nil, errLost
+		}
+		// A process that was stopped for so long that the log cleaner came by may have missed the record that was first.
+		if w.table.lag > 0 && time.Since(begun) > w.table.lag/2 {
+			return nil, ErrUnknown
+		}
+		l := &Live{Subscription: *s, AppendedAt: acks[0].Time, keyring: w.keys, opened: &opened{}}
+		if now, ok := w.table.Get(s.ID); ok && now.Version == s.Version {
+			l = now
+		}
+		return l, nil
+	default:
+		return nil, ErrUnknown // the cleaner took it before we read it
+	}
+}
+
+// change applies edit to what stands and writes it, as often as it takes until no other writer comes in between. edit gets a copy whose slices it must
+// replace, not write into; it may return errNothing.
+func (w *Writer) change(ctx context.Context, id string, put func(context.Context, *schemas.Subscription) (*Live, error), edit func(*Live, *schemas.Subscription) error) (*Live, error) {
+	lock := &w.locks[maphash.String(w.seed, id)%uint64(len(w.locks))]
+	lock.Lock()
+	defer lock.Unlock()
+	for losses := 0; ; losses++ {
+		l, err := w.standing(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		next := l.Subscription
+		next.Version++
+		switch err := edit(l, &next); {
+		case errors.Is(err, errNothing):
+			return l, nil
+		case err != nil:
+			return nil, err
+		}
+		l, err = put(ctx, &next)
+		if !errors.Is(err, errLost) {
+			return l, err
+		}
+		if err := w.repair(ctx, id); err != nil {
+			return nil, err
+		}
+		if losses == maxLosses {
+			return nil, Refusals{refuse(CodeConflict, "", "others changed %s at the same time, %d times in a row; nothing of this change was made", id, losses)}
+		}
+		wait(ctx, mrand.N(5*time.Millisecond<<min(losses, 7)))
+	}
+}
+
+// errNothing: there is nothing to change.
+var errNothing = errors.New("nothing to change")
+
+// standing returns what stands now, once it is certain that it does.
+func (w *Writer) standing(ctx context.Context, id string) (*Live, error) {
+	deadline := time.Now().Add(settleLimit)
+	for {
+		if err := w.table.CatchUp(ctx); err != nil {
+			return nil, err
+		}
+		l, s, ok := w.table.standing(id)
+		switch {
+		case !ok:
+			return nil, Refusals{refuse(CodeNotFound, "id", "there is no subscription %s", clip(id))}
+		case l.State == schemas.StateDeleted:
+			return nil, Refusals{refuse(CodeDeleted, "id", "the subscription %s is deleted", id)}
+		case w.table.settled(l, s):
+			return l, nil
+		case time.Now().After(deadline):
+			return nil, Refusals{refuse(CodeUnsettled, "id", "the log holds only a part of what was written about %s lately; its deliverer repairs that. Try again soon"+
+				" (is compaction_lag shorter than on the topic, or no deliverer running?)", id)}
+		}
+		wait(ctx, askEvery)
+	}
+}
+
+// repair restates what stands if the last record of the subscription is a rejected one: by then ours.
+func (w *Writer) repair(ctx context.Context, id string) error {
+	var r kafka.Records
+	w.table.addRepair(&r, id, func(int32) bool { return true })
+	if r.Len() == 0 {
+		return nil
+	}
+	_, err := w.append.Append(ctx, &r)
+	return err
+}
+
+// Update changes a subscription and returns what stands then. Whoever changes it at the same time loses nothing: both changes are made, one after the other.
+// The next try of every task, waiting ones too, goes by the new settings.
+func (w *Writer) Update(ctx context.Context, id string, ch Change) (*Live, error) {
+	renamed := false
+	l, err := w.change(ctx, id, w.write, func(l *Live, s *schemas.Subscription) error {
+		if ch.IfVersion != 0 && ch.IfVersion != l.Version {
+			return Refusals{refuse(CodeConflict, "if-version", "version %d stands, not %d", l.Version, ch.IfVersion)}
+		}
+		renamed = false
+		if err := w.edit(l, s, ch); err != nil {
+			return err
+		}
+		if s.Name != l.Name {
+			if twin := sameName(w.table.Company(s.Company), s.Name, s.ID); twin != nil {
+				return Refusals{refuse(CodeNameTaken, "name", "the company has a subscription of that name already (%s)", twin.ID)}
+			}
+			renamed = true
+		}
+		return nil
+	})
+	if err != nil || !renamed {
+		return l, err
+	}
+	return w.keepNameUnique(ctx, l)
+}
+
+// keepNameUnique takes a rename back if another writer gave the same name away at the same moment. See withdrawTwin; here whoever sees the other gives in.
+func (w *Writer) keepNameUnique(ctx context.Context, l *Live) (*Live, error) {
+	if err := w.table.CatchUp(ctx); err != nil {
+		return nil, err
+	}
+	twin := sameName(w.table.Company(l.Company), l.Name, l.ID)
+	if twin == nil {
+		return l, nil
+	}
+	_, err := w.change(ctx, l.ID, w.write, func(now *Live, s *schemas.Subscription) error {
+		if now.Name != l.Name {
+			return errNothing // somebody else renamed it meanwhile
+		}
+		s.Name = clip(l.Name[:min(len(l.Name), 60)]) + " " + l.ID
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return nil, Refusals{refuse(CodeNameTaken, "name", "another writer has just used that name (%s); this subscription now has its id in its name", twin.ID)}
+}
+
+// edit checks a change and applies it to the record.
+func (w *Writer) edit(l *Live, s *schemas.Subscription, ch Change) error {
+	c := &checks{policy: w.policy}
+	if ch.Name != nil {
+		s.Name = c.name(*ch.Name)
+	}
+	if ch.URL != nil {
+		s.URL = c.url(*ch.URL)
+	}
+	if ch.Events != nil {
+		s.Events = c.events(ch.Events)
+	}
+	if ch.Format != nil {
+		s.Format = c.format(*ch.Format)
+	}
+	if ch.Schedule != nil {
+		s.Schedule = c.schedule(*ch.Schedule)
+	}
+	if ch.Timeout != nil {
+		s.TimeoutMs = c.timeout(*ch.Timeout)
+	}
+	if ch.MaxConcurrency != nil {
+		s.MaxConcurrency = c.concurrency(*ch.MaxConcurrency)
+	}
+	if ch.MaxRate != nil {
+		s.MaxRate = c.rate(*ch.MaxRate)
+	}
+	headers, changed, err := newHeaders(l, ch)
+	if err != nil {
+		return err
+	}
+	if changed {
+		c.headers(headers)
+	}
+	if err := c.refusals.err(); err != nil {
+		return err
+	}
+	if changed {
+		return w.sealHeaders(s, headers)
+	}
+	return nil
+}
+
+// newHeaders is the list of headers after a change.
+func newHeaders(l *Live, ch Change) (hs []HeaderValue, changed bool, err error) {
+	if ch.Headers == nil && len(ch.SetHeaders) == 0 && len(ch.RemoveHeaders) == 0 {
+		return nil, false, nil
+	}
+	if ch.Headers != nil {
+		hs = slices.Clone(*ch.Headers)
+	} else {
+		if hs, err = l.HeaderValues(); err != nil {
+			return nil, false, err
+		}
+		hs = slices.Clone(hs)
+		auth, ok, err := l.Authorization()
+		if err != nil {
+			return nil, false, err
+		}
+		if ok {
+			hs = append(hs, HeaderValue{"Authorization", auth})
+		}
+	}
+	drop := slices.Clone(ch.RemoveHeaders)
+	for _, h := range ch.SetHeaders {
+		drop = append(drop, h.Name)
+	}
+	hs = slices.DeleteFunc(hs, func(h HeaderValue) bool {
+		return slices.ContainsFunc(drop, func(name string) bool { return strings.EqualFold(name, h.Name) })
+	})
+	return append(hs, ch.SetHeaders...), true, nil
+}
+
+// Delete ends a subscription: its sends stop within two seconds, its waiting tasks end as dropped. The record stays a week, without its secrets.
+func (w *Writer) Delete(ctx context.Context, id string) error {
+	_, err := w.change(ctx, id, w.write, func(_ *Live, s *schemas.Subscription) error {
+		s.State, s.StateReason = schemas.StateDeleted, ""
+		s.Secrets, s.Headers, s.Auth = nil, nil, nil
+		return nil
+	})
+	return err
+}
+
+// Disable stops the sends to a subscription that asked for it (410), or that has been failing for too long. It is routed up to a cut two seconds from now;
+// Disable does not wait for it to pass. What is disabled or paused already stays as it is.
+func (w *Writer) Disable(ctx context.Context, id, reason string) error {
+	put := func(ctx context.Context, s *schemas.Subscription) (*Live, error) {
+		l, _, err := w.writeCut(ctx, s, schemas.Cut{Kind: schemas.CutPaused, Reason: reason})
+		return l, err
+	}
+	_, err := w.change(ctx, id, put, func(l *Live, s *schemas.Subscription) error {
+		if l.State != schemas.StateActive {
+			return errNothing
+		}
+		s.State, s.StateReason = schemas.StateDisabled, reason
+		return nil
+	})
+	return err
+}
