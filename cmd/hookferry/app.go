@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"go.uber.org/zap"
+	"golang.org/x/term"
+
+	"github.com/hookferry/hookferry/deliverer/egress"
+	"github.com/hookferry/hookferry/internal/host"
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/secrets"
+)
+
+// app is what every command shares. Each part is made when first asked for, and close ends them in reverse. Not safe for concurrent use: a command asks
+// for what it needs before it starts goroutines.
+type app struct {
+	configPath string
+	json       bool // print for machines
+	started    bool // the command line was understood
+	in         io.Reader
+	out        io.Writer
+	errOut     io.Writer
+
+	config  *Config
+	client  *kafka.Client
+	keys    *secrets.Keyring
+	log     *zap.Logger
+	closers []func()
+}
+
+// onClose says what to do at the end, before what was said earlier.
+func (a *app) onClose(f func()) { a.closers = append(a.closers, f) }
+
+func (a *app) close() {
+	for len(a.closers) > 0 {
+		last := a.closers[len(a.closers)-1]
+		a.closers = a.closers[:len(a.closers)-1]
+		last()
+	}
+}
+
+// cfg is the configuration: defaults, then the file, then the environment; valid, or the error names every mistake.
+func (a *app) cfg() (Config, error) {
+	if a.config == nil {
+		c, err := loadConfig(a.configPath, os.Environ())
+		if err != nil {
+			return Config{}, err
+		}
+		a.config = &c
+	}
+	return *a.config, nil
+}
+
+// logger is for what happens beside a command's own output; it writes to standard error.
+func (a *app) logger() (*zap.Logger, error) {
+	if a.log == nil {
+		cfg, err := a.cfg()
+		if err != nil {
+			return nil, err
+		}
+		a.log = host.NewLogger(cfg.Log, a.errOut)
+	}
+	return a.log, nil
+}
+
+// quiet is the logger of commands that are no service: only what went wrong, so that it does not mix with what was asked for.
+func (a *app) quiet() (*zap.Logger, error) {
+	log, err := a.logger()
+	if err != nil {
+		return nil, err
+	}
+	return log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)), nil
+}
+
+// kafka is the access to the cluster. No round trip has been made when it returns.
+func (a *app) kafka(ctx context.Context) (*kafka.Client, error) {
+	if a.client == nil {
+		cfg, err := a.cfg()
+		if err != nil {
+			return nil, err
+		}
+		log, err := a.quiet()
+		if err != nil {
+			return nil, err
+		}
+		c, err := kafka.Open(cfg.Kafka, kafka.Options{Log: log, ClientID: "hookferry-command"})
+		if err != nil {
+			return nil, err
+		}
+		a.client = c
+		a.onClose(c.Close)
+	}
+	return a.client, ctx.Err()
+}
+
+// keyring holds the keys that seal the subscriptions' secrets.
+func (a *app) keyring() (*secrets.Keyring, error) {
+	if a.keys == nil {
+		cfg, err := a.cfg()
+		if err != nil {
+			return nil, err
+		}
+		if a.keys, err = secrets.Load(cfg.Secrets); err != nil {
+			return nil, err
+		}
+	}
+	return a.keys, nil
+}
+
+// policy says which addresses deliveries may reach.
+func (a *app) policy() (*egress.Policy, error) {
+	cfg, err := a.cfg()
+	if err != nil {
+		return nil, err
+	}
+	return egress.NewPolicy(cfg.Egress)
+}
+
+// printTable prints rows under a header, in columns.
+func (a *app) printTable(header []string, rows [][]string) {
+	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, strings.Join(header, "\t"))
+	for _, row := range rows {
+		for i, cell := range row { // a cell may hold what a stranger sent: no control character reaches the terminal
+			row[i] = strings.Map(printable, cell)
+		}
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	w.Flush()
+}
+
+func printable(r rune) rune {
+	switch {
+	case r == '\t' || r == '\n':
+		return ' '
+	case r < ' ', r >= 0x7f && r < 0xa0, r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069: // controls; direction overrides
+		return '\uFFFD'
+	}
+	return r
+}
+
+// printJSON prints one document, for machines.
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// printJSONLine prints one of a stream of documents, one a line.
+func (a *app) printJSONLine(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// interactive says that a person sits in front: questions may be asked.
+func (a *app) interactive() bool { return isTerminal(a.in) && isTerminal(a.errOut) }
+
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
