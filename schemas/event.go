@@ -110,12 +110,11 @@ func (e *eventEncoder) timeOfDay(field string, v TimeOfDay) {
 	e.b = appendLong(e.b, int64(v))
 }
 
+var powersOf10 = [19]int64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18}
+
 // decimal writes the fewest bytes that hold the two's complement, big-endian, as the Avro specification asks.
 func (e *eventEncoder) decimal(field string, v Decimal, precision int) {
-	limit := int64(1)
-	for range precision {
-		limit *= 10
-	}
+	limit := powersOf10[precision]
 	if v.Unscaled >= limit || v.Unscaled <= -limit {
 		e.fail(field, fmt.Sprintf("has more than %d digits before the point", precision-DecimalScale))
 	}
@@ -219,10 +218,7 @@ func (d *eventDecoder) decimal(precision int) Decimal {
 		}
 		v = v<<8 | int64(c)
 	}
-	limit := int64(1)
-	for range precision {
-		limit *= 10
-	}
+	limit := powersOf10[precision]
 	if v >= limit || v <= -limit {
 		d.r.fail(errDecimal)
 	}
