@@ -24,6 +24,7 @@ type cluster struct {
 	mu      sync.Mutex
 	id      string
 	brokers map[int32]string           // node id -> address
+	control int32                      // node id of the controller
 	topics  map[string]map[int32]int32 // topic -> partition -> leader, -1: none at present
 	wanted  map[string]bool            // topics to ask for
 	at      time.Time                  // of the last good answer
@@ -154,6 +155,7 @@ func (m *cluster) learn(r *metadata.Response, from string) {
 	for _, b := range r.Brokers {
 		m.brokers[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 	}
+	m.control = r.ControllerID
 	for _, t := range r.Topics {
 		if t.ErrorCode != 0 && len(t.Partitions) == 0 {
 			// Right after a start a broker may not know a topic that others know: what we knew stands, unless the topic is surely gone.
@@ -172,6 +174,17 @@ func (m *cluster) learn(r *metadata.Response, from string) {
 
 // broker is the address of any broker: the one that answered last.
 func (c *Client) broker() string { return c.meta.addrs(c.cfg.Brokers)[0] }
+
+// controller is the address to send changes of topics to.
+func (c *Client) controller() string {
+	c.meta.mu.Lock()
+	addr, ok := c.meta.brokers[c.meta.control]
+	c.meta.mu.Unlock()
+	if !ok {
+		return c.broker()
+	}
+	return addr
+}
 
 // backoff grows from 20 ms to half a second: the waits between tries of one request.
 func backoff(try int) time.Duration {

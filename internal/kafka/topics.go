@@ -1,8 +1,6 @@
 package kafka
 
 import (
-	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -33,13 +31,6 @@ type TopicSpec struct {
 	Name       string
 	Partitions int
 	Configs    map[string]string
-}
-
-// TopicChange is something that CreateTopics did.
-type TopicChange struct {
-	Topic  string `json:"topic"`
-	Change string `json:"change"` // "created", "altered"
-	Detail string `json:"detail"`
 }
 
 func (c Config) names() Names {
@@ -133,21 +124,3 @@ func (n Names) All() []TopicSpec {
 	add(n.Lines, compacted...)
 	return out
 }
-
-// TopicsError lists everything about the topics that keeps a service from starting.
-type TopicsError struct{ Problems []string }
-
-func (e *TopicsError) Error() string {
-	return fmt.Sprintf("the topics are not as they must be (%s); run: hookferry topics create", strings.Join(e.Problems, "; "))
-}
-
-// Code is stable: programs may compare it.
-func (e *TopicsError) Code() string { return "topics_wrong" }
-
-// CreateTopics makes what is missing and alters settings that differ. Called again, it changes nothing.
-func (c *Client) CreateTopics(ctx context.Context) ([]TopicChange, error) {
-	panic("BUG: not there yet")
-}
-
-// CheckTopics returns a *TopicsError if topics are missing or differ.
-func (c *Client) CheckTopics(ctx context.Context) error { panic("BUG: not there yet") }
