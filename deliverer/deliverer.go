@@ -1,0 +1,350 @@
+// Package deliverer turns tasks into attempts: it reads tasks from Kafka, POSTs them to their receivers, and writes down what came of it. Start with
+// lane.go, which tells the life of one task.
+//
+//	deliverer.go  the service: who runs, generations of the group, commits, stop
+//	intake.go     a fetched batch: decode, marks, lanes             part.go      one partition that we own
+//	lane.go       one subscription: line, senders                   pressure.go  pure: how much may it send now
+//	settings.go   a subscription's record, made ready to send       keeper.go    the one clock: due tasks, ticks
+//	post.go       the one place that knows HTTP                     answer.go    what came back
+//	verdict.go    pure: what an answer means                        schedule.go  pure: when to try again
+//	flush.go      outcomes: written, marked, counted                dedup.go     marks in Redis
+//	progress.go   pure: what is finished, in 4 KiB of metadata      tiers.go     pure: where does a task wait
+//	lease.go      the right to start sends                          memory.go    the bound on what is read
+//	clerk.go      changes of subscriptions' records                 redrive.go   dead tasks back in line
+//
+// Goroutines:
+//
+//	Run ─┬─ hot fetch loop    (retry, replay)  ─▶ intake ─▶ lanes
+//	     ├─ tier fetch loop   (retry.5s ...)   ─▶ intake ─▶ lanes
+//	     ├─ keeper            due tasks and ticks ─▶ lanes
+//	     ├─ senders           up to a subscription's concurrency per lane ─▶ collector
+//	     ├─ flusher           collector ─▶ Kafka, Redis, progress
+//	     ├─ clerk             disabled and failing subscriptions ─▶ their records
+//	     ├─ redriver          replays ─▶ tiers
+//	     └─ Run itself        generations and commits
+package deliverer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/hookferry/hookferry/deliverer/egress"
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/subscriptions"
+)
+
+// Deps are what a deliverer works with. Its maker owns them and closes them after Run has returned.
+type Deps struct {
+	Kafka  *kafka.Client
+	Table  *subscriptions.Table // run by its owner
+	Writer *subscriptions.Writer
+	Policy *egress.Policy
+	// Dial opens connections to receivers; nil: Policy.DialContext.
+	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	Log     *zap.Logger
+	Metrics prometheus.Registerer // nil: not registered
+	Version string                // of the program, for the User-Agent
+}
+
+// Deliverer is the service. Make it with New, run it once.
+type Deliverer struct {
+	cfg       Config
+	kafka     *kafka.Client
+	table     *subscriptions.Table
+	policy    *egress.Policy
+	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
+	log       *zap.Logger
+	metrics   *metrics
+	topics    kafka.Names
+	tiers     []kafka.Tier
+	userAgent string
+
+	lease     *lease
+	memory    *memory
+	marks     *Marks
+	appender  *kafka.Appender // tiers and dead
+	attempts  *kafka.Appender
+	keeper    *keeper
+	clerk     *clerk
+	redriver  *redriver
+	collector collector
+	drain     chan chan struct{}
+	hot, cold *kafka.Fetcher
+
+	lanesMu sync.RWMutex
+	lanes   map[string]*lane
+	sending sync.WaitGroup // senders
+
+	parts    atomic.Pointer[map[kafka.TP]*part] // replaced, never changed
+	lastGen  int32
+	inFlight atomic.Int64
+	senders  atomic.Int64
+	aborted  atomic.Bool // the process ends: what fails now is nobody's failure
+	warned   time.Time   // of clock skew
+}
+
+// New checks the configuration and makes a deliverer; it makes no round trip.
+func New(cfg Config, deps Deps) (*Deliverer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Deliverer{
+		cfg: cfg, kafka: deps.Kafka, table: deps.Table, policy: deps.Policy, dial: deps.Dial, log: deps.Log,
+		topics: deps.Kafka.Topics(), userAgent: cfg.UserAgent,
+		lease: newLease(time.Now()), lanes: map[string]*lane{}, drain: make(chan chan struct{}),
+	}
+	d.tiers = d.topics.Tiers
+	if d.log == nil {
+		d.log = zap.NewNop()
+	}
+	d.log = d.log.Named("deliverer")
+	if d.dial == nil {
+		d.dial = deps.Policy.DialContext
+	}
+	if d.userAgent == "" {
+		version := deps.Version
+		if version == "" {
+			version = "dev"
+		}
+		d.userAgent = "hookferry/" + version
+	}
+	d.memory = &memory{mostTasks: cfg.TasksInMemory, mostBytes: cfg.BytesInMemory}
+	d.collector.signal, d.collector.enough = make(chan struct{}, 1), make(chan struct{}, 1)
+	d.keeper = newKeeper(d)
+	d.clerk = newClerk(d, deps.Writer)
+	d.redriver = newRedriver(d)
+	d.parts.Store(&map[kafka.TP]*part{})
+	var err error
+	d.metrics, err = newMetrics(d, deps.Metrics)
+	return d, err
+}
+
+// Name is the service's name.
+func (d *Deliverer) Name() string { return "deliverer" }
+
+// Ready says why the deliverer sends nothing, if so.
+func (d *Deliverer) Ready() error {
+	if !d.lease.holds(time.Now()) {
+		return errors.New("no offset commit was accepted within the last 4 s: is the broker reachable?")
+	}
+	return nil
+}
+
+// Owns says whether this process owns the partition of the lane topics just now.
+func (d *Deliverer) Owns(partition int32) bool {
+	p := (*d.parts.Load())[kafka.TP{Topic: d.topics.Retry, Partition: partition}]
+	return p != nil && !p.lost.Load() && !d.lease.frozen.Load()
+}
+
+// Run delivers until ctx ends, then stops in three steps: it takes nothing more, finishes what ends within the grace, and names the rest in its last
+// commit. It returns when everything it started has ended.
+func (d *Deliverer) Run(ctx context.Context) error {
+	cluster, err := d.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	if d.marks, err = NewMarks(d.cfg.Redis, cluster, d.log); err != nil {
+		return err
+	}
+	defer d.marks.Close()
+	group, err := d.kafka.JoinGroup(kafka.GroupConfig{ID: d.kafka.Config().TopicPrefix + d.cfg.Group, CoPartitioned: d.coPartitioned()})
+	if err != nil {
+		return err
+	}
+	d.appender = d.kafka.NewAppender(kafka.AppenderConfig{})
+	d.attempts = d.kafka.NewAppender(kafka.AppenderConfig{})
+	d.table.Subscribe(d.changed)
+
+	// Two lives: reading ends with ctx, writing goes on until what was read has come to its end.
+	reading, stopReading := context.WithCancel(ctx)
+	defer stopReading()
+	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWriting()
+	var readers, writers sync.WaitGroup
+	hot, cold := newIntake(d), newIntake(d)
+	hot.fetcher, cold.fetcher = d.newFetchers()
+	d.hot, d.cold = hot.fetcher, cold.fetcher
+	d.memory.onRoom = func() { d.hot.Wake(); d.cold.Wake() }
+	fetch := func(in *intake) {
+		if err := in.fetcher.Run(reading, in.handle); err != nil && reading.Err() == nil {
+			d.log.Error("a fetch loop ended", zap.Error(err))
+			stopReading()
+		}
+	}
+	readers.Go(func() { fetch(hot) })
+	readers.Go(func() { fetch(cold) })
+	readers.Go(func() { d.redriver.run(reading) })
+	readers.Go(func() { d.clerk.run(reading) })
+	writers.Go(func() { d.keeper.run(writing) })
+	writers.Go(func() { (&flusher{d: d, counts: map[attemptLabel]int{}}).run(writing) })
+
+	err = d.generations(reading, writing, group, &readers, stopReading)
+	d.aborted.Store(true)
+	d.closeLanes()
+	d.sending.Wait()
+	stopWriting()
+	writers.Wait()
+	return err
+}
+
+// coPartitioned are the topics whose partition p belongs to whoever owns partition p of retry.
+func (d *Deliverer) coPartitioned() []string {
+	return append(d.topics.LaneTopics(), d.topics.Dead)
+}
+
+// prepare waits until there is something to work with: the cluster's id, the topics, the table.
+func (d *Deliverer) prepare(ctx context.Context) (cluster string, err error) {
+	for {
+		if err = d.kafka.CheckTopics(ctx); err == nil {
+			cluster, err = d.kafka.ClusterID(ctx)
+		}
+		var wrong *kafka.TopicsError
+		if err == nil || errors.As(err, &wrong) {
+			break
+		}
+		d.log.Warn("Kafka does not answer; trying again", zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return "", nil
+		case <-time.After(time.Second):
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	select {
+	case <-d.table.Loaded():
+	case <-ctx.Done():
+	}
+	return cluster, nil
+}
+
+const (
+	paceMost    = 5 * time.Millisecond
+	pacePerTask = 300 * time.Microsecond
+	// The tiers are no hurry: what they bring is due within a second.
+	tierPace = 20 * time.Millisecond
+	tierWait = 250 * time.Millisecond
+)
+
+// newFetchers makes the two fetch loops: what is due now, and the tiers, which are many partitions that seldom have something.
+func (d *Deliverer) newFetchers() (hot, cold *kafka.Fetcher) {
+	full := func(tp kafka.TP) bool {
+		p := (*d.parts.Load())[tp]
+		if p == nil || p.full(time.Now()) || d.memory.full() {
+			return true
+		}
+		return p.replay && d.memory.fullForReplays()
+	}
+	fc := kafka.FetchConfig{MaxBytes: d.cfg.FetchBytes, PartitionBytes: d.cfg.PartitionBytes, MaxWait: d.cfg.FetchWait, Full: full, OutOfRange: d.outOfRange}
+	fc.Pace = func(records int) time.Duration { return min(paceMost, time.Duration(records)*pacePerTask) }
+	hot = d.kafka.NewFetcher(fc)
+	fc.MaxWait = min(d.cfg.FetchWait, tierWait)
+	if d.cfg.FetchWait > time.Second {
+		fc.MaxWait = d.cfg.FetchWait / 2
+	}
+	fc.Pace = func(records int) time.Duration { return min(tierPace, time.Duration(records)*time.Millisecond) }
+	return hot, d.kafka.NewFetcher(fc)
+}
+
+// outOfRange: what retention took is lost, and said with its exact range. A position beyond the end means that the topic is another one than it was.
+func (d *Deliverer) outOfRange(tp kafka.TP, asked, start, end int64) (int64, bool) {
+	if asked < start {
+		d.metrics.lost.WithLabelValues(tp.Topic).Add(float64(start - asked))
+		d.log.Error("retention removed tasks before they were read: they are lost", zap.String("topic", tp.Topic), zap.Int32("partition", tp.Partition),
+			zap.Int64("from", asked), zap.Int64("to", start-1))
+		return start, true
+	}
+	if p := (*d.parts.Load())[tp]; p != nil {
+		d.stopPart(p, fmt.Errorf("the committed offset %d lies beyond the end %d: was the topic made anew or restored? "+
+			"(to read it from its start, stop the deliverers and reset the group's offsets with kafka-consumer-groups.sh --reset-offsets)", asked, end))
+	}
+	return 0, false
+}
+
+// stopPart ends the reading of a partition for good, loudly. What was taken in of it goes on.
+func (d *Deliverer) stopPart(p *part, err error) {
+	if p.stopped.Swap(true) {
+		return
+	}
+	d.metrics.stopped.WithLabelValues(p.tp.Topic).Inc()
+	d.log.Error("a partition is not read any more", zap.String("topic", p.tp.Topic), zap.Int32("partition", p.tp.Partition), zap.Error(err))
+}
+
+// breach stops a partition because an invariant does not hold.
+func (d *Deliverer) breach(p *part, what, taskID string) {
+	d.stopPart(p, fmt.Errorf("%w: %s (task %s)", errBreach, what, taskID))
+}
+
+// changed is the table's note that a subscription has another record.
+func (d *Deliverer) changed(id string) {
+	d.lanesMu.RLock()
+	l := d.lanes[id]
+	d.lanesMu.RUnlock()
+	if l != nil {
+		l.dirty.Store(true)
+	}
+}
+
+// laneOf is the lane of a subscription, made if need be.
+func (d *Deliverer) laneOf(id string, now time.Time) *lane {
+	d.lanesMu.RLock()
+	l := d.lanes[id]
+	d.lanesMu.RUnlock()
+	if l != nil {
+		return l
+	}
+	d.lanesMu.Lock()
+	defer d.lanesMu.Unlock()
+	if l = d.lanes[id]; l == nil {
+		l = newLane(d, id, now)
+		d.lanes[id] = l
+	}
+	return l
+}
+
+func (d *Deliverer) allLanes() []*lane {
+	d.lanesMu.RLock()
+	defer d.lanesMu.RUnlock()
+	out := make([]*lane, 0, len(d.lanes))
+	for _, l := range d.lanes {
+		out = append(out, l)
+	}
+	return out
+}
+
+// slowTick is the keeper's: lanes without use end, and clocks are compared (design rule 14).
+func (d *Deliverer) slowTick(now time.Time) {
+	for _, l := range d.allLanes() {
+		if !l.slowTick(now) {
+			continue
+		}
+		d.lanesMu.Lock()
+		if d.lanes[l.id] == l {
+			delete(d.lanes, l.id)
+		}
+		d.lanesMu.Unlock()
+	}
+	skew := d.kafka.Skew().Abs()
+	held := skew > skewHolds
+	if d.lease.held.Swap(held) != held || skew > skewWarns && now.Sub(d.warned) > time.Minute {
+		d.warned = now
+		d.log.Warn("this host's clock and the broker's differ: over 120 s nothing is sent (is NTP running?)", zap.Duration("by", skew), zap.Bool("held", held))
+	}
+}
+
+func (d *Deliverer) closeLanes() {
+	for _, l := range d.allLanes() {
+		l.mu.Lock()
+		l.close()
+		l.mu.Unlock()
+	}
+}

@@ -1,0 +1,727 @@
+package deliverer
+
+import (
+	"bytes"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/hookferry/hookferry/schemas"
+)
+
+// The life of one task.
+//
+//	retry, replay, a tier
+//	      │ fetched in a batch                                                               intake.go
+//	      │   was it finished (commit metadata of the owner before)? ──────────────▶ nothing to do
+//	      │   does a mark say that this try, or the task, has ended? ─────────────▶ nothing to do
+//	      │   is the same task in the lane already? ──────────────────────────────▶ its copy: ends with it
+//	      │   due later than the smallest tier? ──────────────────────────────────▶ the next smaller tier
+//	      ▼
+//	 ┌─ LANE of its subscription ──────────────────────────────────────────────┐             lane.go
+//	 │ line: first come, first sent; two tasks of one entity never at once     │
+//	 │   too many, too long, circuit open, over the rate, held ────────────────┼──▶ postponed: a tier
+//	 │ a sender takes it, if the lease holds (lease.go, pressure.go)           │
+//	 │   subscription deleted ─────────────────────────────────────────────────┼──▶ dropped
+//	 │   subscription paused or disabled ──────────────────────────────────────┼──▶ dead: paused
+//	 │   POST, one deadline over everything (post.go); Judge (verdict.go)      │
+//	 └─────────────────────────────────────────────────────────────────────────┘
+//	      │ outcome                                                                          flush.go
+//	      ▼
+//	 1. the next tier's record, or the dead letter      (acks=all)
+//	 2. the attempt                                     (acks=all)
+//	 3. the mark in Redis
+//	 4. progress: the offset counts as finished         (progress.go)
+//	 5. the commit, within half a second                (deliverer.go)
+//
+// What if the process dies
+//
+//	before the POST: nothing has happened. The successor reads the task again.
+//	during the POST, after a commit named it: the successor waits until the send's deadline or its mark, then tries: perhaps a duplicate, which
+//	    nobody can exclude, since nobody heard the answer.
+//	during the POST, before a commit named it (it is younger than half a second): the successor tries at once. As above.
+//	between POST and 1, between 1 and 2: the answer is lost. The successor tries the same attempt again. After 1 there are two copies then: the one
+//	    in the tier and the one that the second try makes. They carry the same id and number, and the second to come up finds the mark of the first.
+//	between 2 and 3: as above, and the attempt stands twice in the log. Ends are counted per task id, so the sums stay right.
+//	between 3 and 4, between 4 and 5: the successor reads the task again and finds the mark. With Redis gone as well, it sends again what ended
+//	    since the last commit, and nothing older: the commit's metadata names the rest.
+//
+// Who owns what: a lane and its items belong to the lane's mutex; an item under way belongs to its sender until it is handed to the collector, and to
+// the flusher from then on. The goroutines are the senders, at most as many as the subscription's concurrency.
+type lane struct {
+	d  *Deliverer
+	id string // of the subscription
+
+	mu       sync.Mutex
+	line     line
+	byID     map[string]*item // every item of the lane until it is finished: in line, waiting for its time, under way, being written
+	entities map[string]*item // who holds an entity: under way, or first in line after the one before has ended
+	senders  []*sender
+	idle     []*sender // a stack: the last to become idle is the first to work, so the others age and end
+	busy     int
+	want     int // how many may be busy for now; follows what the receiver's answers show to be of use
+	peak     int // most that were busy since the last slow tick
+	press    pressure
+	active   bool // the keeper looks at this lane at every tick
+	closed   bool
+	backlog  int64 // handed back and not seen again, as far as this process knows
+	usedAt   time.Time
+
+	ended    int64 // answers ever
+	tickEnds int64 // ended at the last tick
+	tickAt   time.Time
+	endedAt  time.Time
+	rate     float64       // answers per second, lately
+	answer   time.Duration // how long an answer takes, lately
+
+	conns    *Sender     // its connections, shared with no other subscription
+	dirty    atomic.Bool // the subscription's record has changed
+	settings atomic.Pointer[settings]
+	setMu    sync.Mutex // one rebuild at a time
+	known    int64      // the newest version that a task has asked for; under mu
+	warned   bool       // of tasks newer than the table
+}
+
+// item is a task in memory, from the batch that brought it to the flush that finishes it.
+type item struct {
+	schemas.Task
+	part   *part
+	offset int64
+	lane   *lane
+	size   int
+	replay bool
+
+	next      *item // in a line, or among an entity's followers
+	followers line  // tasks of the same entity behind this one, which holds it
+	copies    *item // the same task read again; linked by next
+	arrived   time.Time
+	until     time.Time // the send's deadline; zero: not sent by us
+	awaits    time.Time // the owner before may be sending it until then
+	attempted bool      // a sender has had it
+	durable   bool      // what goes on from it is written; the flusher's
+
+	out outcome
+}
+
+// outcome is what is to be written about an item.
+type outcome struct {
+	verdict  schemas.Verdict // verdictHop: only on to the next tier
+	reason   schemas.Reason
+	detail   string
+	due      time.Time
+	started  time.Time
+	duration time.Duration
+	status   int32
+	address  string
+	answer   []byte
+	sent     int64
+	received int64
+}
+
+// verdictHop moves a task on to a smaller tier. It is no verdict of an attempt and is written nowhere but in the tier.
+const verdictHop schemas.Verdict = "hop"
+
+// line is a list of items in order.
+type line struct {
+	head, tail *item
+	n          int
+}
+
+func (l *line) push(it *item) {
+	it.next = nil
+	if l.tail == nil {
+		l.head = it
+	} else {
+		l.tail.next = it
+	}
+	l.tail = it
+	l.n++
+}
+
+func (l *line) pushFront(it *item) {
+	it.next = l.head
+	l.head = it
+	if l.tail == nil {
+		l.tail = it
+	}
+	l.n++
+}
+
+func (l *line) pop() *item {
+	it := l.head
+	if it == nil {
+		return nil
+	}
+	l.head = it.next
+	if l.head == nil {
+		l.tail = nil
+	}
+	it.next = nil
+	l.n--
+	return it
+}
+
+// sender is one goroutine that sends, with its buffers.
+type sender struct {
+	wake    chan struct{} // capacity 1
+	scratch *Scratch
+	answer  Answer
+	idleAt  time.Time
+	quit    bool
+
+	it *item // what it has in hand; under the lane's mutex
+	j  Judgement
+}
+
+const (
+	// fastAnswer: a receiver that answers sooner gains nothing from more connections; the machine loses.
+	fastAnswer = 5 * time.Millisecond
+	// slowAnswer: from here on a body in line is copied out of its fetch buffer, which one waiting task would otherwise keep whole (16 MiB).
+	slowAnswer = 50 * time.Millisecond
+	// wantFirst is up to how many senders a lane with fast answers may have.
+	wantFirst = 4
+	// wantBlind is up to how many senders a lane may have that has never heard an answer.
+	wantBlind = 16
+	// busyFast is how many sends may be under way in all before lanes with fast answers stop adding senders.
+	busyFast = 64
+	// lineAge is how long a task waits in line before the lane hands back what it will not come to soon.
+	lineAge = 2 * time.Second
+	// idleSender is how long a sender without work stays.
+	idleSender = 30 * time.Second
+	// idleLane is how long a lane without tasks stays: it remembers rate, circuit and connections.
+	idleLane = 10 * time.Minute
+)
+
+func newLane(d *Deliverer, id string, now time.Time) *lane {
+	l := &lane{d: d, id: id, byID: map[string]*item{}, entities: map[string]*item{}, want: 1, usedAt: now, tickAt: now, endedAt: now}
+	l.conns = NewSender(d.dial)
+	l.press = newPressure(defaultConcurrency, 0)
+	l.dirty.Store(true)
+	return l
+}
+
+// admit enters an item into the lane's books. False if the lane is closed: take another one. In copies it counts what became a copy.
+func (l *lane) admit(it *item, now time.Time) (open, first bool) {
+	if l.closed {
+		return false, false
+	}
+	l.usedAt = now
+	it.lane = l
+	if it.Postponed > 0 && l.backlog > 0 {
+		l.backlog--
+	}
+	if held := l.byID[it.ID]; held != nil {
+		it.next, held.copies = held.copies, it
+		return true, false
+	}
+	l.byID[it.ID] = it
+	return true, true
+}
+
+// enqueue puts admitted items in line, as far as there is room, and wakes senders. The lane's mutex is held.
+func (l *lane) enqueue(items []*item, now time.Time) {
+	room := l.room(now)
+	slow := l.answer > slowAnswer || l.stuck(now)
+	for _, it := range items {
+		if it.part.lost.Load() {
+			l.drop(it)
+			continue
+		}
+		if l.line.n >= room {
+			l.handBack(it, schemas.ReasonFull, 0, now)
+			continue
+		}
+		if slow {
+			it.Body = bytes.Clone(it.Body)
+		}
+		it.arrived = now
+		l.line.push(it)
+	}
+	l.work(now)
+}
+
+// room is how long the line may be. A lane may use free memory as it likes; once half of it is in use, a lane keeps what it gets done in two seconds,
+// or twice its concurrency. A lane that gets nothing done has no room.
+func (l *lane) room(now time.Time) int {
+	if l.stuck(now) {
+		return 0
+	}
+	room := 1 << 30
+	if l.d.memory.tight() {
+		room = max(int(l.rate*lineAge.Seconds()), 2*l.press.most)
+	}
+	if rate := l.press.rateNow(); rate > 0 {
+		room = min(room, max(1, int(rate*lineAge.Seconds())))
+	}
+	return room
+}
+
+// stuck says that all who may send are sending and nobody has heard an answer for a while.
+func (l *lane) stuck(now time.Time) bool {
+	return l.busy > 0 && l.busy >= min(l.want, max(int(l.press.limit), 1)) && now.Sub(l.endedAt) > lineAge
+}
+
+// work sees to it that somebody sends what is in line. The lane's mutex is held.
+func (l *lane) work(now time.Time) {
+	if l.line.n == 0 {
+		return
+	}
+	if !l.active {
+		l.active = true
+		if l.busy == 0 {
+			l.endedAt, l.tickAt, l.tickEnds = now, now, l.ended
+		}
+		l.d.keeper.watch(l)
+	}
+	if !l.d.lease.holds(now) {
+		return // the keeper looks again, and at once when the lease comes back
+	}
+	for len(l.senders)-len(l.idle) < min(l.want, l.busy+l.line.n) {
+		if n := len(l.idle); n > 0 {
+			s := l.idle[n-1]
+			l.idle = l.idle[:n-1]
+			s.wake <- struct{}{}
+			continue
+		}
+		if len(l.senders) > 0 && l.d.senders.Load() >= l.d.cfg.MaxSends {
+			return
+		}
+		l.start()
+	}
+}
+
+func (l *lane) start() {
+	s := &sender{wake: make(chan struct{}, 1), scratch: new(Scratch)}
+	l.senders = append(l.senders, s)
+	l.d.senders.Add(1)
+	l.d.sending.Go(func() { l.run(s) })
+}
+
+// run is a sender's goroutine.
+func (l *lane) run(s *sender) {
+	for {
+		it := l.nextFor(s)
+		if it == nil {
+			l.d.senders.Add(-1)
+			return
+		}
+		l.try(s, it)
+	}
+}
+
+// nextFor books what the sender has just done and gives it the next task; nil: its time is over.
+func (l *lane) nextFor(s *sender) *item {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if s.it != nil {
+		l.book(s, now)
+	}
+	for {
+		if it := l.pick(now); it != nil {
+			s.it = it
+			l.busy++
+			l.peak = max(l.peak, l.busy)
+			return it
+		}
+		if s.quit || l.closed {
+			for i, other := range l.senders {
+				if other == s {
+					l.senders = append(l.senders[:i], l.senders[i+1:]...)
+					break
+				}
+			}
+			return nil
+		}
+		s.idleAt = now
+		l.idle = append(l.idle, s)
+		l.mu.Unlock()
+		<-s.wake
+		l.mu.Lock()
+		now = time.Now()
+	}
+}
+
+// pick takes the next task that may be sent now out of the line.
+func (l *lane) pick(now time.Time) *item {
+	for l.line.n > 0 && l.busy < l.want && !l.closed && l.d.lease.holds(now) {
+		it := l.line.head
+		if it.part.lost.Load() {
+			l.drop(l.line.pop())
+			continue
+		}
+		if it.EntityID != "" {
+			if holder := l.entities[it.EntityID]; holder != nil && holder != it {
+				holder.followers.push(l.line.pop())
+				continue
+			}
+		}
+		ok, why, wait := l.press.allow(now, l.busy)
+		if !ok {
+			l.refused(why, wait, now)
+			return nil
+		}
+		l.line.pop()
+		if it.attempted {
+			l.d.breach(it.part, "a task was about to be sent twice by one process", it.ID)
+			l.press.release()
+			continue
+		}
+		if it.EntityID != "" {
+			l.entities[it.EntityID] = it
+		}
+		it.attempted = true
+		it.until = now.Add(l.timeout())
+		return it
+	}
+	return nil
+}
+
+// refused deals with a line that may not move for now: what would wait longer than a moment goes to a tier, so that the partition's offset moves on.
+func (l *lane) refused(why schemas.Reason, wait time.Duration, now time.Time) {
+	switch why {
+	case schemas.ReasonCircuit:
+		if wait == 0 {
+			wait = l.press.probeWait // one probe is under way: its answer decides
+		}
+		if wait > lastSecond {
+			l.shed(0, why, wait, now)
+			return
+		}
+	case schemas.ReasonHold:
+		if wait > lastSecond {
+			l.shed(0, why, wait, now)
+			return
+		}
+	case schemas.ReasonRate:
+		l.shed(max(1, int(l.press.rateNow()*lineAge.Seconds())), why, 0, now)
+	case schemas.ReasonFull:
+		return // the next answer goes on
+	}
+	l.d.keeper.wakeAt(now.Add(wait), l)
+}
+
+// shed hands back all of the line but the first keep.
+func (l *lane) shed(keep int, why schemas.Reason, least time.Duration, now time.Time) {
+	if l.line.n <= keep {
+		return
+	}
+	all := l.line
+	l.line = line{}
+	for it := all.pop(); it != nil; it = all.pop() {
+		if l.line.n < keep {
+			l.line.push(it)
+			continue
+		}
+		l.handBack(it, why, least, now)
+	}
+	if l.line.n > keep { // tasks of the same entities have moved up
+		l.shed(keep, why, least, now)
+	}
+}
+
+// handBack postpones an item that is in nobody's hands: a tier record, no try counted.
+func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now time.Time) {
+	l.leaveEntity(it)
+	if it.part.lost.Load() {
+		l.drop(it)
+		return
+	}
+	l.backlog++
+	rate := l.press.rateNow()
+	if rate == 0 {
+		rate = l.rate
+	}
+	if why == schemas.ReasonCircuit || why == schemas.ReasonHold {
+		rate = 0
+	}
+	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: now.Add(postponeFor(least, it.Postponed, l.backlog, rate, l.d.tiers[0].Wait))}
+	l.d.collect(it)
+}
+
+// drop forgets an item whose partition belongs to another process now: that one has it. A copy that is still ours takes its place.
+func (l *lane) drop(it *item) {
+	l.leaveEntity(it)
+	if l.byID[it.ID] == it {
+		delete(l.byID, it.ID)
+	}
+	l.d.memory.release(it)
+	for c := it.copies; c != nil; {
+		following := c.next
+		c.next = nil
+		if c.part.lost.Load() {
+			l.d.memory.release(c)
+		} else if held := l.byID[c.ID]; held != nil {
+			c.next, held.copies = held.copies, c
+		} else {
+			l.byID[c.ID] = c
+			l.line.push(c)
+		}
+		c = following
+	}
+	it.copies = nil
+}
+
+// leaveEntity lets the next task of the item's entity go first, if the item held it.
+func (l *lane) leaveEntity(it *item) {
+	if it.EntityID == "" || l.entities[it.EntityID] != it {
+		return
+	}
+	first := it.followers.pop()
+	for first != nil && first.part.lost.Load() {
+		l.drop(first)
+		first = it.followers.pop()
+	}
+	if first == nil {
+		delete(l.entities, it.EntityID)
+		return
+	}
+	first.followers, it.followers = it.followers, line{}
+	l.entities[it.EntityID] = first
+	l.line.pushFront(first)
+}
+
+// strike takes an item out of the books and returns its copies, which end with it. From here on the same id is another item: so this must happen
+// before the tier's record of the item is written. Else this sequence loses a task: the flusher has written the record and waits for the broker's answer
+// to the attempt; the tier's wait passes; intake reads the record, finds its id in the books, takes it for a copy, and lets it end with
+// the item whose continuation it is.
+func (l *lane) strike(it *item) (copies *item) {
+	if l == nil { // it never came as far as a lane
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byID[it.ID] == it {
+		delete(l.byID, it.ID)
+	}
+	copies, it.copies = it.copies, nil
+	return copies
+}
+
+// try makes one attempt. Nothing of it needs the lane's mutex: the item belongs to this sender.
+func (l *lane) try(s *sender, it *item) {
+	s.j = Judgement{}
+	set := l.settingsNow()
+	if l.endsUnsent(it, set) {
+		l.d.collect(it)
+		return
+	}
+	now := time.Now()
+	it.out.started = now
+	if it.FirstTriedAt == 0 {
+		it.FirstTriedAt = now.UnixMilli()
+	}
+	if set.err != nil {
+		s.answer = Answer{Failure: set.failure, Detail: set.detail, LogDetail: set.err.Error(), Body: s.answer.Body[:0]}
+	} else {
+		l.d.inFlight.Add(1)
+		l.conns.Post(set.target, s.scratch, &it.Task, now, it.until, &s.answer)
+		l.d.inFlight.Add(-1)
+	}
+	if l.d.aborted.Load() { // we cut the connection ourselves: that is nobody's failure
+		l.d.collect(it)
+		return
+	}
+	done := time.Now()
+	a := &s.answer
+	s.j = Judge(&it.Task, set.schedule, a, done)
+	it.out.verdict, it.out.reason, it.out.detail, it.out.due = s.j.Verdict, s.j.Reason, s.j.Detail, s.j.NextDue
+	it.out.duration = done.Sub(now)
+	it.out.status, it.out.address = int32(a.Status), a.Address
+	it.out.sent, it.out.received = a.Sent, a.Received
+	it.out.answer = bytes.Clone(a.Body)
+	if s.j.Disable {
+		l.d.clerk.disable(l.id, string(s.j.Reason))
+	}
+	l.d.collect(it)
+}
+
+// endsUnsent decides what ends without a send, whatever the lane's state.
+func (l *lane) endsUnsent(it *item, set *settings) bool {
+	now := time.Now()
+	switch {
+	case l.d.aborted.Load():
+		it.out.verdict = "" // the process ends: nothing happened, and the successor has it
+		return true
+	case set.live == nil || set.live.State == schemas.StateDeleted:
+		it.out = outcome{verdict: schemas.VerdictDropped, reason: schemas.ReasonDeleted, started: now}
+	case it.Last != nil && it.Last.Reason == schemas.ReasonTooLarge && len(it.Body) == 0:
+		it.out = outcome{verdict: schemas.VerdictDead, reason: schemas.ReasonTooLarge, started: now, detail: it.Last.Detail}
+	case set.live.State != schemas.StateActive:
+		it.out = outcome{verdict: schemas.VerdictDead, reason: schemas.ReasonPaused, started: now, detail: "the subscription is " + set.live.State}
+	default:
+		return false
+	}
+	it.until = time.Time{}
+	return true
+}
+
+// book learns from what the sender has just done. The lane's mutex is held.
+func (l *lane) book(s *sender, now time.Time) {
+	it, j := s.it, &s.j
+	s.it = nil
+	l.busy--
+	l.leaveEntity(it)
+	if j.Verdict == "" { // not sent
+		l.press.release()
+		l.endedAt = now
+		return
+	}
+	l.ended++
+	l.endedAt = now
+	took := it.out.duration
+	if l.answer == 0 {
+		l.answer = took
+	}
+	l.answer += (took - l.answer) / 8
+	change := l.press.ended(now, j, l.busy+1, max(l.rate, 1))
+	l.report(change, it.out.status, j, now)
+	if l.line.n > 0 && l.want < l.press.most && (took > fastAnswer || l.want < wantFirst && l.d.inFlight.Load() < busyFast) {
+		l.want++
+	}
+	l.work(now)
+}
+
+// report tells the log and the subscription's record about a change of state: once per change, never per attempt.
+func (l *lane) report(c pressureChange, status int32, j *Judgement, now time.Time) {
+	if c.opened {
+		l.d.log.Warn("a receiver keeps failing; its lane now probes with one task at a time",
+			zap.String("subscription", l.id), zap.String("reason", string(j.Reason)), zap.Int32("status", status))
+		l.d.clerk.failing(l.id, now)
+	}
+	if c.closed {
+		l.d.log.Info("a failing receiver works again", zap.String("subscription", l.id))
+	}
+	set := l.settings.Load()
+	if set == nil || set.live == nil || set.live.FailingSince == 0 {
+		return
+	}
+	if j.Verdict == schemas.VerdictDelivered {
+		l.d.clerk.works(l.id)
+	} else if j.Strike && now.Sub(time.UnixMilli(set.live.FailingSince)) > failingMost {
+		l.d.clerk.disable(l.id, "failing for 5 days")
+	}
+}
+
+// tick is the keeper's look at an active lane. False: nothing to look at any more.
+func (l *lane) tick(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.line.n == 0 && l.busy == 0 {
+		l.active = false
+		return false
+	}
+	if d := now.Sub(l.tickAt); d >= 250*time.Millisecond {
+		l.rate += (float64(l.ended-l.tickEnds)/d.Seconds() - l.rate) / 2
+		l.tickEnds, l.tickAt = l.ended, now
+		l.press.tick(now, l.rate)
+		l.sweep(now)
+	}
+	if l.line.n == 0 {
+		return true
+	}
+	// Senders wait for answers and tasks wait for senders: try more of them, as long as that is a guess, and then only as far as answers come.
+	if l.busy >= l.want && now.Sub(l.endedAt) > 40*time.Millisecond && l.want < l.press.most && (l.ended > 0 && now.Sub(l.endedAt) < lineAge/8 || l.want < wantBlind) {
+		l.want = min(2*l.want, l.press.most)
+	}
+	l.work(now)
+	return true
+}
+
+// sweep hands back what has been in line for long and will not be sent soon, and who stands behind an entity whose send takes long.
+func (l *lane) sweep(now time.Time) {
+	if l.line.n > 0 && now.Sub(l.line.head.arrived) > lineAge && l.d.lease.holds(now) {
+		l.shed(int(l.rate*lineAge.Seconds()), schemas.ReasonFull, 0, now)
+	}
+	for _, s := range l.senders {
+		if s.it == nil || s.it.followers.n == 0 || now.Sub(s.it.followers.head.arrived) <= lineAge {
+			continue
+		}
+		for it := s.it.followers.pop(); it != nil; it = s.it.followers.pop() {
+			l.handBack(it, schemas.ReasonFull, 0, now)
+		}
+	}
+}
+
+// slowTick ends what is of no use any more: senders without work, connections, in the end the lane. True: the lane is closed, forget it.
+func (l *lane) slowTick(now time.Time) (gone bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.want = min(max(1, l.peak), l.press.most)
+	l.peak = l.busy
+	n := 0
+	for ; n < len(l.idle) && now.Sub(l.idle[n].idleAt) > idleSender; n++ { // the bottom of the stack is the oldest
+		l.idle[n].quit = true
+		l.idle[n].wake <- struct{}{}
+	}
+	l.idle = append(l.idle[:0], l.idle[n:]...)
+	l.conns.CloseIdle(now.Add(-idleSender))
+	if len(l.byID) > 0 || l.busy > 0 || l.press.open || now.Sub(l.usedAt) < idleLane {
+		return false
+	}
+	l.close()
+	return true
+}
+
+// close ends the lane's senders; what they have in hand they finish. The lane's mutex is held.
+func (l *lane) close() {
+	l.closed = true
+	for _, s := range l.idle {
+		s.wake <- struct{}{}
+	}
+	l.idle = nil
+	l.conns.Close()
+}
+
+// dropLost forgets what stands in line of partitions that were lost.
+func (l *lane) dropLost() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := l.line
+	l.line = line{}
+	for it := all.pop(); it != nil; it = all.pop() {
+		if it.part.lost.Load() {
+			l.drop(it)
+		} else {
+			l.line.push(it)
+		}
+	}
+	for _, s := range l.senders {
+		if s.it == nil {
+			continue
+		}
+		behind := s.it.followers
+		s.it.followers = line{}
+		for it := behind.pop(); it != nil; it = behind.pop() {
+			if it.part.lost.Load() {
+				l.drop(it)
+			} else {
+				s.it.followers.push(it)
+			}
+		}
+	}
+}
+
+// flying appends the sends that are under way.
+func (l *lane) flying(into map[*part][]underWay) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.senders {
+		if s.it != nil {
+			nameFlying(into, s.it)
+		}
+	}
+}
+
+// nameFlying names an item and its copies: the successor may meet any of them.
+func nameFlying(into map[*part][]underWay, it *item) {
+	if it.until.IsZero() {
+		return
+	}
+	into[it.part] = append(into[it.part], underWay{it.offset, it.until})
+	for c := it.copies; c != nil; c = c.next {
+		into[c.part] = append(into[c.part], underWay{c.offset, it.until})
+	}
+}

@@ -1,0 +1,96 @@
+package deliverer
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what a deliverer tells about itself. docs/operations.md lists them; the names are an interface.
+type metrics struct {
+	attempts    *prometheus.CounterVec // verdict, reason
+	seconds     prometheus.Histogram
+	skipped     prometheus.Counter
+	copies      prometheus.Counter
+	failOpen    prometheus.Counter
+	flushFailed prometheus.Counter
+	lost        *prometheus.CounterVec // topic
+	stopped     *prometheus.CounterVec // topic
+	redriven    prometheus.Counter
+
+	inFlight, memory, lease, lag, lanes *prometheus.Desc
+	d                                   *Deliverer
+}
+
+func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
+	opts := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Namespace: "hookferry", Subsystem: "deliverer", Name: name, Help: help}
+	}
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("hookferry_deliverer_"+name, help, labels, nil)
+	}
+	m := &metrics{
+		d: d,
+		attempts: prometheus.NewCounterVec(opts("attempts_total", "Tasks that came to something, by verdict and reason; postponed ones were not tried, but for reason local."),
+			[]string{"verdict", "reason"}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "hookferry", Subsystem: "deliverer", Name: "event_to_delivery_seconds",
+			Help: "From the broker's append of an event to the end of its delivery.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 22)}),
+		skipped:     prometheus.NewCounter(opts("skipped_total", "Tasks not tried because a mark says that the try, or the task, has ended.")),
+		copies:      prometheus.NewCounter(opts("copies_total", "Second copies of a task that was in memory already.")),
+		failOpen:    prometheus.NewCounter(opts("redis_fail_open_total", "Batches that went on without marks because Redis did not answer.")),
+		flushFailed: prometheus.NewCounter(opts("flush_failed_total", "Flushes that could not write all outcomes; they are tried again.")),
+		lost:        prometheus.NewCounterVec(opts("lost_tasks_total", "Offsets that retention removed before they were delivered."), []string{"topic"}),
+		stopped:     prometheus.NewCounterVec(opts("partitions_stopped_total", "Partitions that are not read any more; the log says why."), []string{"topic"}),
+		redriven:    prometheus.NewCounter(opts("redriven_total", "Dead letters put back in line.")),
+		inFlight:    desc("in_flight", "Sends under way."),
+		memory:      desc("tasks_in_memory", "Tasks read and not finished."),
+		lease:       desc("lease", "1 while sends may start: an offset commit succeeded within the last 4 s."),
+		lag:         desc("lag_tasks", "Tasks of a partition that are not finished, as of its last fetch.", "topic", "partition"),
+		lanes:       desc("lanes", "Lanes by state.", "state"),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.attempts, m.seconds, m.skipped, m.copies, m.failOpen, m.flushFailed, m.lost, m.stopped, m.redriven, m} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Describe and Collect give what is read when it is asked for.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{m.inFlight, m.memory, m.lease, m.lag, m.lanes} {
+		ch <- d
+	}
+}
+
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	now := time.Now()
+	tasks, _ := m.d.memory.counts()
+	gauge(m.inFlight, float64(m.d.inFlight.Load()))
+	gauge(m.memory, float64(tasks))
+	held := 0.0
+	if m.d.lease.holds(now) {
+		held = 1
+	}
+	gauge(m.lease, held)
+	for tp, p := range *m.d.parts.Load() {
+		_, lag := p.counts()
+		gauge(m.lag, float64(lag), tp.Topic, strconv.Itoa(int(tp.Partition)))
+	}
+	states := map[string]int{laneHealthy: 0, laneThrottled: 0, laneHeld: 0, laneFailing: 0}
+	for _, l := range m.d.allLanes() {
+		l.mu.Lock()
+		states[l.press.state(now)]++
+		l.mu.Unlock()
+	}
+	for state, n := range states {
+		gauge(m.lanes, float64(n), state)
+	}
+}
