@@ -35,9 +35,9 @@ const (
 
 // Run is all that one scenario left behind.
 type Run struct {
-	Events    []rig.Sent             // by sequence number
+	Events    []rig.Sent                        // by sequence number
 	Owed      map[string]func(company int) bool // receiver's name -> does it want events of that company?
-	Receivers map[string][]rig.Entry // receiver's name -> what it saw
+	Receivers map[string][]rig.Entry            // receiver's name -> what it saw
 	Faults    []Fault
 }
 

@@ -74,7 +74,7 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 // inOrder: receiver a wants company 0 (events 0 and 1), receiver b company 1 (event 2).
 func inOrder(entry func(int64, string, time.Duration) rig.Entry) *Run {
 	return &Run{
-		Events: []rig.Sent{{Company: 0}, {Company: 0}, {Company: 1}},
+		Events: []rig.Sent{{Company: 0, Fate: rig.Accepted}, {Company: 0, Fate: rig.Accepted}, {Company: 1, Fate: rig.Accepted}},
 		Owed:   map[string]func(int) bool{"a": func(c int) bool { return c == 0 }, "b": func(c int) bool { return c == 1 }},
 		Receivers: map[string][]rig.Entry{
 			"a": {entry(0, "m0", time.Second), entry(1, "m1", 2*time.Second)},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -35,6 +36,7 @@ type Farm struct {
 	mu    sync.Mutex
 	names map[string]*ledger
 	count atomic.Int64 // answered with 2xx
+	body  []byte       // the first one of the newest connection
 	open  sync.WaitGroup
 }
 
@@ -73,6 +75,10 @@ func NewFarm() (*Farm, error) {
 	mux.HandleFunc("/ledger", func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(f.Ledger(r.FormValue("prefix")))
 	})
+	mux.HandleFunc("/body", func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(f.lastBody()) })
+	mux.HandleFunc("/stats", func(w http.ResponseWriter, r *http.Request) {
+		json.NewEncoder(w).Encode(f.Stats(r.FormValue("prefix")))
+	})
 	f.ctl = &http.Server{Handler: mux}
 	f.open.Go(func() { f.ctl.Serve(ctl) })
 	f.open.Go(f.accept)
@@ -103,6 +109,42 @@ func (f *Farm) Ledger(prefix string) map[string][]Entry {
 		}
 	}
 	return out
+}
+
+// Stats is the short form of a ledger: how many came, how many twice, and how long after they were due.
+type Stats struct {
+	Delivered, Duplicates int
+	P50, P99, Max         time.Duration
+}
+
+// Stats of the receivers whose name starts with prefix, over what they answered with 2xx.
+func (f *Farm) Stats(prefix string) Stats {
+	var s Stats
+	var late []time.Duration
+	for _, l := range f.Ledger(prefix) {
+		seen := make(map[int64]bool, len(l))
+		for _, e := range l {
+			if e.Status/100 != 2 || e.Done == 0 {
+				continue
+			}
+			if s.Delivered++; seen[e.Seq] {
+				s.Duplicates++
+			}
+			seen[e.Seq] = true
+			late = append(late, time.Duration(e.At-e.Due))
+		}
+	}
+	s.P50, s.P99, s.Max = Quantile(late, 0.50), Quantile(late, 0.99), Quantile(late, 1)
+	return s
+}
+
+// Quantile sorts d and gives the value that the share q of it does not exceed.
+func Quantile(d []time.Duration, q float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	slices.Sort(d)
+	return d[max(0, int(math.Ceil(q*float64(len(d))))-1)]
 }
 
 func (f *Farm) reset() {
@@ -174,6 +216,7 @@ func (f *Farm) serve(c net.Conn) {
 	r := bufio.NewReaderSize(c, 64<<10)
 	var s *script
 	var body []byte
+	first := true
 	for {
 		path, h, err := readHead(r)
 		if err != nil {
@@ -185,6 +228,12 @@ func (f *Farm) serve(c net.Conn) {
 		body = slices.Grow(body[:0], h.length)[:h.length]
 		if _, err := io.ReadFull(r, body); err != nil {
 			return
+		}
+		if first {
+			first = false
+			f.mu.Lock()
+			f.body = slices.Clone(body)
+			f.mu.Unlock()
 		}
 		e := Entry{At: time.Now().UnixNano(), ID: h.id, Attempt: h.attempt, Status: s.status, Sum: fnv1a(body)}
 		e.Seq, e.Due = mark(body)
@@ -206,6 +255,12 @@ func (f *Farm) serve(c net.Conn) {
 			f.count.Add(1)
 		}
 	}
+}
+
+func (f *Farm) lastBody() []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.body
 }
 
 func (l *ledger) add(e Entry) {

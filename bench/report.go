@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/hookferry/hookferry/bench/rig"
+)
+
+type report struct {
+	Machine, At           string
+	EventBytes, BodyBytes int
+	BareBefore, BareAfter rig.Bare
+	Sustained             []Sustained
+	Latency               []Latency
+	Hanging               []Hanging
+}
+
+// Sustained is the rate with the publisher running along. CPU in microseconds a delivery, by process.
+type Sustained struct {
+	FanOut              int
+	PerSecond           float64
+	CPUMicros           map[string]float64
+	Missing, Duplicates int
+}
+
+// Latency in milliseconds from when an event was due to when its receiver had read the request.
+type Latency struct {
+	PerSecond           float64
+	P50, P99, Max       float64
+	Missing, Duplicates int
+}
+
+// Hanging is the p99 of eight healthy receivers beside two that hang, and that of ten healthy ones.
+type Hanging struct {
+	PerSecond          float64
+	AllHealthy, Beside Latency
+	Ratio              float64
+}
+
+// goals of the issue that this bench was built for.
+var goalShare = map[int]float64{1: 50, 10: 60}
+
+func (r *report) print(w io.Writer) {
+	bare := (r.BareBefore.PerSecond + r.BareAfter.PerSecond) / 2
+	cpu := float64((r.BareBefore.CPU + r.BareAfter.CPU).Nanoseconds()) / 2000
+	fmt.Fprintf(w, "machine    %s\n", r.Machine)
+	fmt.Fprintf(w, "sizes      event %d B (Avro), body %d B (JSON)\n", r.EventBytes, r.BodyBytes)
+	fmt.Fprintf(w, "bare loop  %.0f/s before, %.0f/s after (net/http, signed, 32 connections), %.1f us CPU a request\n", r.BareBefore.PerSecond, r.BareAfter.PerSecond, cpu)
+	for _, s := range r.Sustained {
+		var ours float64
+		fmt.Fprintf(w, "fan-out %-2d %.0f deliveries/s = %.0f %% of the bare loop (goal >= %.0f %%), missing %d, duplicates %d\n", s.FanOut, s.PerSecond, 100*s.PerSecond/bare, goalShare[s.FanOut], s.Missing, s.Duplicates)
+		for _, n := range slices.Sorted(maps.Keys(s.CPUMicros)) {
+			if fmt.Fprintf(w, "           %-10s %.4f CPU-s per 1000 deliveries\n", n, s.CPUMicros[n]/1000); n != "farm" {
+				ours += s.CPUMicros[n]
+			}
+		}
+		fmt.Fprintf(w, "           %-10s %.4f CPU-s per 1000 = %.2f x the bare client (goal < 3)\n", "system", ours/1000, ours/cpu)
+	}
+	for _, l := range r.Latency {
+		fmt.Fprintf(w, "latency    %5.0f/s  p50 %.1f ms  p99 %.1f ms  max %.1f ms  missing %d, duplicates %d\n", l.PerSecond, l.P50, l.P99, l.Max, l.Missing, l.Duplicates)
+	}
+	for _, h := range r.Hanging {
+		fmt.Fprintf(w, "2 hang     %5.0f/s  p99 of the healthy %.1f ms, all healthy %.1f ms: %.2f x (goal <= 1.2), missing %d\n", h.PerSecond, h.Beside.P99, h.AllHealthy.P99, h.Ratio, h.Beside.Missing)
+	}
+}

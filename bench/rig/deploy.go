@@ -1,0 +1,296 @@
+package rig
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hookferry/hookferry/deliverer/egress"
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/secrets"
+	"github.com/hookferry/hookferry/internal/subscriptions"
+)
+
+// DeployConfig says what Deploy starts.
+type DeployConfig struct {
+	Dir     string // work here and keep it; empty: a temporary directory, removed by Close
+	Brokers int
+	Heap    string // of each broker's JVM
+	FullJIT bool   // the broker as in production: slower to start, faster afterwards
+}
+
+// Deployment is a Kafka, a Redis, a farm, and as many hookferry processes as the caller starts.
+type Deployment struct {
+	Dir      string
+	Kafka    *Kafka
+	Redis    *Redis
+	Farm     *FarmClient
+	Services map[string]*Proc
+
+	client   *kafka.Client
+	farm     *Proc
+	bin, cfg string
+	temp     bool
+	ports    map[string]int
+	keys     string
+}
+
+// Subscription is what Subscribe makes: one that wants all booking events of a company, at a path of the farm.
+type Subscription struct{ Company, Path string }
+
+// Deploy builds the binary, starts Kafka, Redis and the farm (this very program with -farm), and creates the topics.
+func Deploy(ctx context.Context, c DeployConfig) (*Deployment, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
+	d := &Deployment{Dir: c.Dir, Services: map[string]*Proc{}, ports: map[string]int{}}
+	if d.Dir == "" {
+		d.temp = true
+		if d.Dir, err = os.MkdirTemp("", "hookferry-rig-"); err != nil {
+			return nil, err
+		}
+	} else if err := os.MkdirAll(d.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := d.start(ctx, root, c); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Deployment) start(ctx context.Context, root string, c DeployConfig) (err error) {
+	d.bin = filepath.Join(d.Dir, "hookferry")
+	build := exec.CommandContext(ctx, "go", "build", "-o", d.bin, "./cmd/hookferry")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build hookferry: %w: %s", err, out)
+	}
+	if d.Kafka, err = StartKafka(ctx, root, filepath.Join(d.Dir, "kafka"), c.Brokers, c.Heap, c.FullJIT); err != nil {
+		return err
+	}
+	if d.Redis, err = StartRedis(d.Dir); err != nil {
+		return err
+	}
+	if err := d.startFarm(); err != nil {
+		return err
+	}
+	if err := d.configure(c); err != nil {
+		return err
+	}
+	if _, err := d.client.CreateTopics(ctx); err != nil {
+		return fmt.Errorf("create topics: %w", err)
+	}
+	return nil
+}
+
+// startFarm runs this program again, as the farm, so that the receivers' processor time is not ours.
+func (d *Deployment) startFarm() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, "-farm")
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	d.farm = &Proc{Name: "farm", cmd: cmd, done: make(chan struct{})}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	go func() { d.farm.err = cmd.Wait(); close(d.farm.done) }()
+	if err != nil {
+		return fmt.Errorf("the farm did not start: %w", err)
+	}
+	d.Farm, err = ParseFarm(line)
+	return err
+}
+
+func (d *Deployment) configure(c DeployConfig) error {
+	var key [32]byte
+	rand.Read(key[:])
+	d.keys = "rig:" + base64.StdEncoding.EncodeToString(key[:])
+	keyFile := filepath.Join(d.Dir, "keys")
+	if err := os.WriteFile(keyFile, []byte(d.keys+"\n"), 0o600); err != nil {
+		return err
+	}
+	_, port, _ := strings.Cut(d.Farm.Addr, ":")
+	d.cfg = filepath.Join(d.Dir, "hookferry.yml")
+	text := fmt.Sprintf(`kafka:
+  brokers: [%s]
+redis:
+  addr: %s
+secrets:
+  key_file: %s
+egress:
+  allow_http: true
+  allow_ranges: [127.0.0.0/8]
+  ports: [%s]
+log:
+  format: json
+`, strings.Join(d.Kafka.Bootstrap, ", "), d.Redis.Addr, keyFile, port)
+	if err := os.WriteFile(d.cfg, []byte(text), 0o600); err != nil {
+		return err
+	}
+	kc := kafka.DefaultConfig()
+	kc.Brokers = d.Kafka.Bootstrap
+	var err error
+	d.client, err = kafka.Open(kc, kafka.Options{ClientID: "rig"})
+	return err
+}
+
+// Subscribe makes all the subscriptions side by side and returns when each is live: what is published from now on is owed.
+func (d *Deployment) Subscribe(ctx context.Context, subs []Subscription) error {
+	keyring, err := secrets.NewKeyring(d.keys)
+	if err != nil {
+		return err
+	}
+	_, port, _ := strings.Cut(d.Farm.Addr, ":")
+	var portNumber int
+	fmt.Sscan(port, &portNumber)
+	policy, err := egress.NewPolicy(egress.Config{AllowHTTP: true, AllowRanges: []string{"127.0.0.0/8"}, Ports: []int{portNumber}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	table := subscriptions.NewTable(d.client, keyring, subscriptions.Options{})
+	ran := make(chan error, 1)
+	go func() { ran <- table.Run(ctx) }()
+	defer func() { cancel(); <-ran }()
+	select {
+	case <-table.Loaded():
+	case err := <-ran:
+		ran <- err
+		return fmt.Errorf("read the subscriptions: %w", err)
+	}
+	w := subscriptions.NewWriter(d.client, table, keyring, policy, subscriptions.DefaultConfig())
+	var wg sync.WaitGroup
+	errs := make([]error, len(subs))
+	for i, s := range subs {
+		wg.Go(func() {
+			_, _, errs[i] = w.Create(ctx, subscriptions.Draft{Company: s.Company, Name: strings.ReplaceAll(s.Path, "/", " "), URL: "http://" + d.Farm.Addr + s.Path, Events: []string{"booking.*"}})
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Publisher appends events of these companies.
+func (d *Deployment) Publisher(companies []string) (*Publisher, error) {
+	return NewPublisher(d.client, companies)
+}
+
+// StartRouter and StartDeliverer start a process under a name and return when it is ready.
+func (d *Deployment) StartRouter(ctx context.Context, name string) error {
+	return d.service(ctx, name, "router")
+}
+
+func (d *Deployment) StartDeliverer(ctx context.Context, name string) error {
+	return d.service(ctx, name, "deliverer")
+}
+
+func (d *Deployment) service(ctx context.Context, name, command string) error {
+	if d.ports[name] == 0 {
+		d.ports[name] = FreePort()
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", d.ports[name])
+	p, err := Start(d.Dir, name, []string{"HOOKFERRY_HOST_LISTEN=" + addr}, d.bin, command, "--config", d.cfg)
+	if err != nil {
+		return err
+	}
+	d.Services[name] = p
+	died := false
+	err = Until(30*time.Second, name+" is ready", func() bool {
+		select {
+		case <-p.Done():
+			died = true
+			return true
+		case <-ctx.Done():
+			return true
+		default:
+		}
+		res, err := http.Get("http://" + addr + "/readyz")
+		if err != nil {
+			return false
+		}
+		res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
+	if died {
+		log, _ := os.ReadFile(p.Log)
+		return fmt.Errorf("%s ended before it was ready: %s", name, log[max(0, len(log)-2000):])
+	}
+	return errors.Join(err, ctx.Err())
+}
+
+// Proc is a service by its name.
+func (d *Deployment) Proc(name string) *Proc { return d.Services[name] }
+
+// CPU used so far, by process.
+func (d *Deployment) CPU() map[string]time.Duration {
+	use := map[string]time.Duration{"kafka": CPU(d.Kafka.PID(1)), "redis": CPU(d.Redis.PID()), "farm": CPU(d.farm.PID())}
+	for name, p := range d.Services {
+		use[name] = CPU(p.PID())
+	}
+	return use
+}
+
+// SampleBody is a body as a receiver got it: the farm keeps the last one.
+func (d *Deployment) SampleBody(context.Context) ([]byte, error) {
+	var b []byte
+	err := d.Farm.ask("/body", &b)
+	if err == nil && len(b) == 0 {
+		err = errors.New("the farm has seen no body yet")
+	}
+	return b, err
+}
+
+// Close stops everything, the services first, and removes the directory if it was ours.
+func (d *Deployment) Close() {
+	for _, p := range d.Services {
+		p.Stop(10 * time.Second)
+	}
+	if d.client != nil {
+		d.client.Close()
+	}
+	if d.farm != nil {
+		d.farm.Kill()
+	}
+	if d.Redis != nil && d.Redis.Proc != nil {
+		d.Redis.Kill()
+	}
+	if d.Kafka != nil {
+		d.Kafka.Close()
+	}
+	if d.temp {
+		os.RemoveAll(d.Dir)
+	}
+}
+
+func moduleRoot() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", err
+	}
+	mod := strings.TrimSpace(string(out))
+	if mod == "" || mod == os.DevNull {
+		return "", errors.New("run this inside the repository")
+	}
+	return filepath.Dir(mod), nil
+}

@@ -1,0 +1,72 @@
+package rig
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// FarmClient asks a farm that runs in a process of its own, so that its processor time is its own too.
+type FarmClient struct{ Addr, Control string }
+
+// RunFarm is the main of that process: it prints both addresses on one line and serves until stop.
+func RunFarm(out io.Writer, stop <-chan struct{}) error {
+	f, err := NewFarm()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fmt.Fprintln(out, f.Addr(), f.Control())
+	<-stop
+	return nil
+}
+
+// ParseFarm reads the line that RunFarm prints.
+func ParseFarm(line string) (*FarmClient, error) {
+	a, c, ok := strings.Cut(strings.TrimSpace(line), " ")
+	if !ok {
+		return nil, fmt.Errorf("the farm said %q", line)
+	}
+	return &FarmClient{a, c}, nil
+}
+
+// Reset forgets all that was seen.
+func (c *FarmClient) Reset() error { return c.ask("/reset", nil) }
+
+// Count is how many requests were answered with 2xx; -1 if the farm does not answer.
+func (c *FarmClient) Count() int64 {
+	var n json.Number
+	if c.ask("/count", &n) != nil {
+		return -1
+	}
+	v, _ := strconv.ParseInt(n.String(), 10, 64)
+	return v
+}
+
+// Stats and Ledger: see Farm.
+func (c *FarmClient) Stats(prefix string) (s Stats, err error) {
+	return s, c.ask("/stats?prefix="+url.QueryEscape(prefix), &s)
+}
+
+func (c *FarmClient) Ledger(prefix string) (l map[string][]Entry, err error) {
+	return l, c.ask("/ledger?prefix="+url.QueryEscape(prefix), &l)
+}
+
+func (c *FarmClient) ask(path string, into any) error {
+	client := http.Client{Timeout: 60 * time.Second}
+	res, err := client.Get("http://" + c.Control + path)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if into == nil {
+		_, err = io.Copy(io.Discard, res.Body)
+		return err
+	}
+	return json.NewDecoder(res.Body).Decode(into)
+}
