@@ -39,9 +39,9 @@ func waitsInMemory(tiers []kafka.Tier, remaining time.Duration) bool {
 func postponeFor(least time.Duration, postponed int32, backlog int64, rate float64, smallest time.Duration) time.Duration {
 	wait := smallest << min(max(postponed, 0), 6)
 	if rate > 0 {
-		wait = max(min(wait, 8*smallest), time.Duration(float64(backlog)/rate*float64(time.Second)/2))
+		wait = max(min(wait, 8*smallest), time.Duration(min(float64(backlog)/rate, 1e6)*float64(time.Second)))
 	} else {
-		wait = max(wait, time.Duration(backlog/1000)*smallest)
+		wait = max(wait, time.Duration(min(backlog/1000, 1e6))*smallest)
 	}
 	return max(min(wait, postponeMostLane), least, smallest)
 }
