@@ -256,11 +256,17 @@ func (c *Client) describeConfigs(ctx context.Context, topics []string) (configs 
 // CreateTopics makes what is missing and alters settings that differ, and returns when every partition has a leader.
 // Called again, it changes nothing. What it cannot mend is a *TopicsError.
 func (c *Client) CreateTopics(ctx context.Context) ([]TopicChange, error) {
+	var changes []TopicChange
+	err := c.CreateTopicsFunc(ctx, func(ch TopicChange) { changes = append(changes, ch) })
+	return changes, err
+}
+
+// CreateTopicsFunc is CreateTopics; it tells each change when it is made.
+func (c *Client) CreateTopicsFunc(ctx context.Context, changed func(TopicChange)) error {
 	report, err := c.InspectTopics(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var changes []TopicChange
 	var fatal []TopicProblem
 	alter := map[string][]TopicProblem{}
 	specs := map[string]TopicSpec{}
@@ -272,10 +278,10 @@ func (c *Client) CreateTopics(ctx context.Context) ([]TopicChange, error) {
 		case p.missing:
 			made, err := c.createTopic(ctx, specs[p.Topic])
 			if err != nil {
-				return changes, err
+				return err
 			}
 			if made {
-				changes = append(changes, TopicChange{p.Topic, "created", fmt.Sprintf("%d partitions", specs[p.Topic].Partitions)})
+				changed(TopicChange{p.Topic, "created", fmt.Sprintf("%d partitions", specs[p.Topic].Partitions)})
 			}
 		case p.Fatal:
 			fatal = append(fatal, p)
@@ -285,16 +291,16 @@ func (c *Client) CreateTopics(ctx context.Context) ([]TopicChange, error) {
 	}
 	for _, topic := range slices.Sorted(maps.Keys(alter)) {
 		if err := c.alterTopic(ctx, topic, alter[topic]); err != nil {
-			return changes, err
+			return err
 		}
 		for _, p := range alter[topic] {
-			changes = append(changes, TopicChange{topic, "altered", p.Problem})
+			changed(TopicChange{topic, "altered", p.Problem})
 		}
 	}
 	if fatal != nil {
-		return changes, &TopicsError{fatal}
+		return &TopicsError{fatal}
 	}
-	return changes, c.awaitLeaders(ctx)
+	return c.awaitLeaders(ctx)
 }
 
 // createTopic makes one topic. made is false if someone else was faster.
