@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -66,15 +68,38 @@ func newTarget(spec targetSpec) (*Target, error) {
 	if !isTarget(target) || !isText([]byte(spec.url.HostHeader())) || spec.url.Host == "" {
 		return nil, errors.New("the subscription's URL is not in canonical form")
 	}
-	t.prefix = append(t.prefix, "POST "+target+" HTTP/1.1\r\nHost: "+spec.url.HostHeader()+"\r\n"...)
-	fixed := [][2]string{{"User-Agent", spec.userAgent}, {"Accept-Encoding", "identity"}}
-	for _, f := range append(fixed, spec.headers...) {
+	t.prefix = append(t.prefix, "POST "+target+" HTTP/1.1\r\nHost: "+spec.url.HostHeader()+"\r\nAccept-Encoding: identity\r\n"...)
+	agent := [2]string{"User-Agent", spec.userAgent}
+	for _, f := range spec.headers {
+		if ownField(f[0]) {
+			return nil, fmt.Errorf("the header %q may not be set", f[0])
+		}
+		if strings.EqualFold(f[0], agent[0]) {
+			agent[1] = ""
+		}
+	}
+	for _, f := range append(spec.headers[:len(spec.headers):len(spec.headers)], agent) {
+		if f[1] == "" {
+			continue
+		}
 		if err := checkField(f[0], f[1]); err != nil {
 			return nil, err
 		}
 		t.prefix = append(append(append(append(t.prefix, f[0]...), ": "...), f[1]...), "\r\n"...)
 	}
 	return t, nil
+}
+
+// ownField names the fields that a subscription's own would double: where two programs read different ones, one request becomes two. The writer of
+// subscriptions refuses these and many more; this holds alone.
+func ownField(name string) bool {
+	lower := strings.ToLower(name)
+	for _, prefix := range []string{"content-", "webhook-", "proxy-"} {
+		if strings.HasPrefix(lower, prefix) {
+			return true
+		}
+	}
+	return slices.Contains([]string{"host", "transfer-encoding", "te", "trailer", "connection", "keep-alive", "upgrade", "expect", "accept-encoding"}, lower)
 }
 
 // checkField holds alone what the admission of custom headers has checked before: one bad byte here is a smuggled request. It does not show the value.

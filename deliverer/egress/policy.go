@@ -2,10 +2,13 @@ package egress
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -24,6 +27,9 @@ type Config struct {
 	DenyRanges []string `yaml:"deny_ranges"`
 	// ForwardProxy is host:port of an HTTP proxy that all deliveries go through (CONNECT to the checked address). Empty: none.
 	ForwardProxy string `yaml:"forward_proxy"`
+
+	// CAFile is a PEM file of authorities that receivers' certificates are accepted from, beside the system's. Empty: the system's alone.
+	CAFile string `yaml:"ca_file"`
 
 	// Lookup and Dial replace the resolver and the dialer for a world without a network (sandbox, tests). The guard stands all the same.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)      `yaml:"-"`
@@ -73,7 +79,31 @@ func (c Config) rules() (*rules, error) {
 			errs = append(errs, fmt.Errorf("forward_proxy: %q is not host:port", c.ForwardProxy))
 		}
 	}
+	if c.CAFile != "" {
+		if _, err := c.roots(); err != nil {
+			errs = append(errs, fmt.Errorf("ca_file: %w", err))
+		}
+	}
 	return r, errors.Join(errs...)
+}
+
+// roots returns the system's authorities and those of CAFile; nil without a CAFile, which means the system's.
+func (c Config) roots() (*x509.CertPool, error) {
+	if c.CAFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // a container without any
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate (is it PEM?)", c.CAFile)
+	}
+	return pool, nil
 }
 
 // parseRange reads a CIDR prefix without host bits: 10.1.2.3/8 is a typing error more often than a wish.
@@ -95,6 +125,7 @@ func parseRange(text string) (netip.Prefix, error) {
 type Policy struct {
 	cfg   Config
 	rules *rules
+	roots *x509.CertPool // nil: the system's
 
 	// The host's own addresses, read again when older than ownFor. ownMu lets one reader at a time ask the kernel; the others use what stands.
 	ownMu sync.Mutex
@@ -118,7 +149,23 @@ func NewPolicy(c Config) (*Policy, error) {
 	if len(c.Ports) == 0 {
 		c.Ports = DefaultConfig().Ports
 	}
-	return &Policy{cfg: c, rules: r}, nil
+	roots, err := c.roots()
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	return &Policy{cfg: c, rules: r, roots: roots}, nil
+}
+
+// TLSConfig is how to speak TLS to a receiver: its certificate must be for the host of its URL. The few sessions that are kept make it cheap to come
+// back after an idle minute.
+func (p *Policy) TLSConfig(host string) *tls.Config {
+	return &tls.Config{
+		ServerName:         host,
+		RootCAs:            p.roots,
+		MinVersion:         tls.VersionTLS12,
+		NextProtos:         []string{"http/1.1"},
+		ClientSessionCache: tls.NewLRUClientSessionCache(2),
+	}
 }
 
 // CheckAddr says whether an address may be reached; if not, why, as a stable code.
