@@ -1,0 +1,96 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+
+	"github.com/alicebob/miniredis/v2"
+)
+
+// RedisConfig says what kind of Redis to start.
+type RedisConfig struct {
+	Virtual bool // over pipes; then Redis.Dial must be used to reach it
+}
+
+// Redis is a Redis in memory. What is in it expires by the clock, virtual or not.
+type Redis struct {
+	Addr string
+	// Dial reaches it over a pipe; nil if it listens on real TCP.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	mini *miniredis.Miniredis
+
+	mu      sync.Mutex
+	stopped bool
+	virtual bool
+}
+
+// virtualRedis is what a virtual Redis is called; nothing listens there.
+const virtualRedis = "127.0.0.1:6379"
+
+// StartRedis starts a Redis that serves when it returns. Close ends it.
+func StartRedis(c RedisConfig) (*Redis, error) {
+	r := &Redis{mini: miniredis.NewMiniRedis(), virtual: c.Virtual}
+	r.mini.ClockTTL(true)
+	if c.Virtual {
+		r.Addr, r.Dial = virtualRedis, r.dialPipe
+		return r, nil
+	}
+	if err := r.mini.Start(); err != nil {
+		return nil, fmt.Errorf("start the Redis in memory: %w", err)
+	}
+	r.Addr = r.mini.Addr()
+	return r, nil
+}
+
+func (r *Redis) dialPipe(ctx context.Context, _, _ string) (net.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	// Under the lock: a connection must not come to a server that Stop is ending, or miniredis would start another one for it.
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return nil, &net.OpError{Op: "dial", Net: "pipe", Err: syscall.ECONNREFUSED}
+	}
+	return r.mini.Dial()
+}
+
+// Stop cuts every connection and refuses new ones until Start. The data stays.
+func (r *Redis) Stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.stopped {
+		r.stopped = true
+		r.mini.Close()
+	}
+}
+
+// Start ends a Stop, at the same address.
+func (r *Redis) Start() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.stopped {
+		return errors.New("the Redis in memory runs already")
+	}
+	if !r.virtual {
+		if err := r.mini.Restart(); err != nil {
+			return fmt.Errorf("start the Redis in memory again: %w", err)
+		}
+	}
+	r.stopped = false
+	return nil
+}
+
+// Flush empties it.
+func (r *Redis) Flush() { r.mini.FlushAll() }
+
+// Keys are the names of what is in it, sorted.
+func (r *Redis) Keys() []string { return r.mini.Keys() }
+
+// Close ends it.
+func (r *Redis) Close() { r.Stop() }
