@@ -114,7 +114,7 @@ func (t *Table) Ready() error {
 // Run reads the topic until ctx ends, and returns when all that it started has ended. It returns an error if a partition cannot be read on: it was made
 // anew behind our back, or a newer release wrote to it. To be called once.
 func (t *Table) Run(ctx context.Context) error {
-	start, err := t.offsets(ctx, kafka.Earliest)
+	start, err := t.beginning(ctx)
 	if err != nil {
 		return ended(ctx, err)
 	}
@@ -172,7 +172,22 @@ func (t *Table) outOfRange(cancel context.CancelCauseFunc, tp kafka.TP, asked, s
 	return 0, false
 }
 
-// offsets asks for an offset of every partition until there is an answer.
+// beginning asks where the topic begins until there is an answer: Kafka may come up after us. Only a missing topic is the end of it.
+func (t *Table) beginning(ctx context.Context) (map[int32]int64, error) {
+	for said := false; ; said = true {
+		start, err := t.offsets(ctx, kafka.Earliest)
+		var missing *kafka.MissingTopicError
+		if err == nil || ctx.Err() != nil || errors.As(err, &missing) {
+			return start, err
+		}
+		if !said {
+			t.log.Warn("the subscriptions cannot be read yet", zap.Error(err))
+		}
+		wait(ctx, askEvery)
+	}
+}
+
+// offsets asks for an offset of every partition, with a limit.
 func (t *Table) offsets(ctx context.Context, at int64) (map[int32]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
