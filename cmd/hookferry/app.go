@@ -16,6 +16,7 @@ import (
 	"github.com/hookferry/hookferry/internal/host"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/secrets"
+	"github.com/hookferry/hookferry/internal/subscriptions"
 )
 
 // app is what every command shares. Each part is made when first asked for, and close ends them in reverse. Not safe for concurrent use: a command asks
@@ -31,6 +32,7 @@ type app struct {
 	config  *Config
 	client  *kafka.Client
 	keys    *secrets.Keyring
+	subs    *subscriptions.Table
 	log     *zap.Logger
 	closers []func()
 }
@@ -112,6 +114,45 @@ func (a *app) keyring() (*secrets.Keyring, error) {
 		}
 	}
 	return a.keys, nil
+}
+
+// table is the live table of subscriptions, loaded. It follows its topic until close.
+func (a *app) table(ctx context.Context) (*subscriptions.Table, error) {
+	if a.subs != nil {
+		return a.subs, nil
+	}
+	client, err := a.kafka(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := a.keyring()
+	if err != nil {
+		return nil, err
+	}
+	log, err := a.quiet()
+	if err != nil {
+		return nil, err
+	}
+	t := subscriptions.NewTable(client, keys, subscriptions.Options{Log: log})
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- t.Run(running) }()
+	select {
+	case <-t.Loaded():
+		a.onClose(func() { cancel(); <-ended })
+		a.subs = t
+		return t, nil
+	case err = <-ended:
+		cancel()
+		if err == nil {
+			err = &refusal{"subscriptions_ended", "the table of subscriptions ended before it was loaded"}
+		}
+	case <-ctx.Done():
+		cancel()
+		<-ended
+		err = fmt.Errorf("the subscriptions are not loaded (is Kafka reachable at %s?): %w", strings.Join(client.Config().Brokers, ", "), ctx.Err())
+	}
+	return nil, err
 }
 
 // policy says which addresses deliveries may reach.

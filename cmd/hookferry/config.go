@@ -6,29 +6,37 @@ import (
 	"os"
 	"strings"
 
+	"github.com/hookferry/hookferry/deliverer"
 	"github.com/hookferry/hookferry/deliverer/egress"
 	"github.com/hookferry/hookferry/internal/host"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/secrets"
+	"github.com/hookferry/hookferry/router"
 )
 
 // Config is the whole configuration: a section per room, which owns what stands in it, its defaults and its bounds.
 type Config struct {
-	Kafka   kafka.Config   `yaml:"kafka"`
-	Egress  egress.Config  `yaml:"egress"`
-	Secrets secrets.Config `yaml:"secrets"`
-	Host    host.Config    `yaml:"host"`
-	Log     host.LogConfig `yaml:"log"`
+	Kafka     kafka.Config          `yaml:"kafka"`
+	Redis     deliverer.RedisConfig `yaml:"redis"`
+	Router    router.Config         `yaml:"router"`
+	Deliverer deliverer.Config      `yaml:"deliverer"`
+	Egress    egress.Config         `yaml:"egress"`
+	Secrets   secrets.Config        `yaml:"secrets"`
+	Host      host.Config           `yaml:"host"`
+	Log       host.LogConfig        `yaml:"log"`
 }
 
 // defaultConfig is what a process does without a word about it.
 func defaultConfig() Config {
 	return Config{
-		Kafka:   kafka.DefaultConfig(),
-		Egress:  egress.DefaultConfig(),
-		Secrets: secrets.DefaultConfig(),
-		Host:    host.DefaultConfig(),
-		Log:     host.DefaultLogConfig(),
+		Kafka:     kafka.DefaultConfig(),
+		Redis:     deliverer.DefaultRedisConfig(),
+		Router:    router.DefaultConfig(),
+		Deliverer: deliverer.DefaultConfig(),
+		Egress:    egress.DefaultConfig(),
+		Secrets:   secrets.DefaultConfig(),
+		Host:      host.DefaultConfig(),
+		Log:       host.DefaultLogConfig(),
 	}
 }
 
@@ -36,11 +44,28 @@ func defaultConfig() Config {
 func (c Config) sections() []section {
 	return []section{
 		{"kafka", c.Kafka.Validate},
+		{"redis", c.Redis.Validate},
+		{"router", c.Router.Validate},
+		{"deliverer", c.withoutRedis().Validate},
 		{"egress", c.Egress.Validate},
 		{"secrets", c.Secrets.Validate},
 		{"host", c.Host.Validate},
 		{"log", c.Log.Validate},
 	}
+}
+
+// deliverer is the deliverer's configuration with the section redis in its place.
+func (c Config) deliverer() deliverer.Config {
+	d := c.Deliverer
+	d.Redis = c.Redis
+	return d
+}
+
+// withoutRedis is the deliverer's configuration without what is checked as a section of its own.
+func (c Config) withoutRedis() deliverer.Config {
+	d := c.Deliverer
+	d.Redis = deliverer.DefaultRedisConfig()
+	return d
 }
 
 type section struct {
@@ -107,9 +132,8 @@ func loadConfig(path string, environ []string) (Config, error) {
 	if err := readEnviron(environ, &c); err != nil {
 		errs = append(errs, err)
 	}
-	if len(errs) == 0 { // what could not be read would be reported twice
-		errs = append(errs, c.Validate())
-	}
+	// What could not be read kept its default, which is valid: no mistake is reported twice.
+	errs = append(errs, c.Validate())
 	return c, errors.Join(errs...)
 }
 

@@ -28,6 +28,9 @@ var commands = []struct {
 	make  func(*app) *cobra.Command
 }{
 	{"operate", configCommand},
+	{"operate", topicsCommand},
+	{"operate", subscriptionsCommand},
+	{"operate", undecodableCommand},
 	{"tools", versionCommand},
 }
 

@@ -246,11 +246,13 @@ func (r *reader) value(path string, n ast.Node, v reflect.Value) {
 			r.bad(n, "%s must be a list: [a, b]", path)
 			return
 		}
-		out := reflect.MakeSlice(v.Type(), len(list.Values), len(list.Values))
+		out, before := reflect.MakeSlice(v.Type(), len(list.Values), len(list.Values)), len(r.errs)
 		for i, item := range list.Values {
 			r.value(fmt.Sprintf("%s[%d]", path, i), item, out.Index(i))
 		}
-		v.Set(out)
+		if len(r.errs) == before { // half a list would be judged as if it were meant
+			v.Set(out)
+		}
 	case reflect.Map:
 		out := reflect.MakeMap(v.Type())
 		for _, e := range r.entries(path, n) {
