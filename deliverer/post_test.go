@@ -622,7 +622,10 @@ func TestTLS(t *testing.T) {
 			t.Errorf("%q, want %q", p.a.Detail, name)
 		}
 	}
-	banner := serveRaw(t, func(_ *rawReceiver, c net.Conn, _ *bufio.Reader, _ int) { io.WriteString(c, ok200); io.Copy(io.Discard, c) })
+	banner := serveRaw(t, func(_ *rawReceiver, c net.Conn, _ *bufio.Reader, _ int) {
+		io.WriteString(c, ok200)
+		io.Copy(io.Discard, c)
+	})
 	plain := posterTLS(t, banner.addr, &tls.Config{ServerName: "example.com"})
 	plain.want(soon, "tls")
 	mute := serveRaw(t, func(_ *rawReceiver, c net.Conn, _ *bufio.Reader, _ int) { io.Copy(io.Discard, c) })
@@ -653,10 +656,11 @@ func TestConcurrentAnswersAreTheSendersOwn(t *testing.T) {
 			if err != nil {
 				return
 			}
-			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(b), b)
+			plant := ""
 			if i%13 == 0 {
-				io.WriteString(c, "HTTP/1.1 299 P\r\nContent-Length: 1\r\n\r\nx")
+				plant = "HTTP/1.1 299 P\r\nContent-Length: 1\r\n\r\nx"
 			}
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s%s", len(b), b, plant)
 			if i%29 == 0 {
 				return
 			}
@@ -670,10 +674,11 @@ func TestConcurrentAnswersAreTheSendersOwn(t *testing.T) {
 			for i := range 200 {
 				task := testTask(fmt.Sprintf("%d-%d", g, i))
 				p.sender.Post(p.target, w, &task, time.Now(), time.Now().Add(soon), &a)
-				if a.Status == 200 && string(a.Body) != string(task.Body) {
-					t.Errorf("the answer to %s was %s", task.Body, a.Body)
+				// A close that comes after the peek is a reset. (So would a plant that comes after it be taken for an answer: no client can tell, and
+				// only the receiver that plants is harmed. Here it comes with the answer.)
+				if a.Failure != schemas.ReasonReset && (a.Status != 200 || string(a.Body) != string(task.Body)) {
+					t.Errorf("the answer to %s was %+v", task.Body, a)
 				}
-				// A plant or a close that comes after the peek is a reset or a 299 to whoever the connection belongs to: the receiver's own doing.
 			}
 		})
 	}
