@@ -118,7 +118,10 @@ func NewEventReader(s *Schema) (*EventReader, error) {
 			r.toEnd = append(r.toEnd, n)
 		}
 	}
-	return r, r.compileMeta(root.fields[0].node)
+	if err := r.compileMeta(root.fields[0].node); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 func (r *EventReader) compileMeta(meta *node) error {
