@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"time"
 
@@ -227,31 +226,20 @@ func (p *pass) fresh(ctx context.Context) error {
 	if time.Since(p.table.LastGoodRead()) < maxTableAge {
 		return nil
 	}
-	said := false
-	for {
-		wait, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := p.table.CatchUp(wait)
-		cancel()
-		if time.Since(p.table.LastGoodRead()) < maxTableAge {
-			if said {
-				p.log.Info("the subscriptions are read again: routing goes on")
-			}
-			return nil
-		}
-		if ctx.Err() != nil {
+	waiting := p.metrics.waiting.WithLabelValues("table")
+	waiting.Inc()
+	defer waiting.Dec()
+	p.log.Error("nothing is routed: the subscriptions were not read to their end within the last second; is Kafka reachable?",
+		zap.Time("last_good_read", p.table.LastGoodRead()))
+	tick := time.NewTicker(5 * time.Millisecond) // the table tells nobody of a good read: there are five a second
+	defer tick.Stop()
+	for time.Since(p.table.LastGoodRead()) >= maxTableAge {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if !said {
-			said = true
-			p.metrics.waiting.WithLabelValues("table").Set(1)
-			defer p.metrics.waiting.WithLabelValues("table").Set(0)
-			p.log.Error("nothing is routed: the subscriptions were not read to their end within the last second; is Kafka reachable?",
-				zap.Time("last_good_read", p.table.LastGoodRead()), zap.Error(err))
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		}
 	}
+	p.log.Info("the subscriptions are fresh again: routing goes on")
+	return nil
 }

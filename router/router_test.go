@@ -175,8 +175,11 @@ func TestEveryEventIsRoutedWhileRoutersComeAndGo(t *testing.T) {
 	}
 	stop := w.start(nil)
 	publish(100)
-	for range 3 {
-		next := w.start(nil)
+	for range 2 {
+		joining := w.router(nil)
+		next := run(t, joining.Run)
+		publish(60)
+		w.until("the second router has joined", func() bool { return joining.Ready() == nil })
 		publish(60)
 		stop()
 		publish(60)

@@ -317,3 +317,17 @@ func (w *world) committed() {
 		}
 	}
 }
+
+// until waits for something in memory that nobody tells.
+func (w *world) until(what string, ok func() bool) {
+	w.t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-w.ctx.Done():
+			w.t.Fatal("never: " + what)
+		}
+	}
+}
