@@ -183,6 +183,9 @@ func (g generator) binary(n *node) generated {
 		if g.IntN(2) == 0 {
 			i.Neg(i)
 		}
+		if n.kind == kindFixed && i.Sign() == 0 {
+			i.SetInt64(1) // goavro cannot write a fixed zero
+		}
 		rat := new(big.Rat).SetFrac(i, new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n.scale)), nil))
 		return generated{rat, rat.FloatString(n.scale)}
 	}

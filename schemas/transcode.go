@@ -104,6 +104,16 @@ func (w *walk) bytes() ([]byte, *DataError) {
 
 // text is a string, checked.
 func (w *walk) text() ([]byte, *DataError) {
+	// The way of nearly all text: a length below 64, all there. What it does not take, bytes takes or refuses.
+	if w.p < len(w.b) && w.b[w.p]&0x81 == 0 && int(w.b[w.p]>>1) < len(w.b)-w.p {
+		start := w.p + 1
+		w.p = start + int(w.b[w.p]>>1)
+		s := w.b[start:w.p:w.p]
+		if !utf8.Valid(s) {
+			return nil, errUTF8
+		}
+		return s, nil
+	}
 	s, err := w.bytes()
 	if err == nil && !utf8.Valid(s) {
 		err = errUTF8

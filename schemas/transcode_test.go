@@ -7,6 +7,7 @@ import (
 	oldrand "math/rand"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -91,6 +92,81 @@ func TestEveryTruncationIsRefused(t *testing.T) {
 			}
 		}
 	}
+}
+
+// stricter are the reasons for which we refuse what goavro takes.
+var stricter = []error{errUTF8, errIntRange, errBoolean, errVarint, errNotFinite, errTimeRange, errDecimal, errDuplicate, errBlockSize, errElements, errNegative}
+
+// TestMutatedBytesAgreeWithGoavro: bytes of generated values are changed, lost, doubled and put in. What we accept goavro accepts and reads as the
+// same; what only goavro accepts we refuse for one of the reasons for which we mean to be stricter.
+func TestMutatedBytesAgreeWithGoavro(t *testing.T) {
+	blocks, size := goavro.MaxBlockCount, goavro.MaxBlockSize
+	goavro.MaxBlockCount, goavro.MaxBlockSize = MaxElements, MaxInput
+	defer func() { goavro.MaxBlockCount, goavro.MaxBlockSize = blocks, size }()
+	accepted, refused := 0, map[string]int{}
+	for name, text := range everySchema(t) {
+		s, codec := parseOf(t, text), codecOf(t, text)
+		g := generator{rand.New(rand.NewPCG(17, 18))}
+		for range 400 {
+			wire, err := codec.BinaryFromNative(nil, g.value(s.root, 3).native)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wire = g.mutate(wire)
+			out, rest, err := s.AppendJSON(nil, wire)
+			if skipped, skipErr := s.Skip(wire); (skipErr == nil) != (err == nil) && !errors.Is(err, errDuplicate) || err == nil && len(skipped) != len(rest) {
+				t.Fatalf("%s: transcoding says %v, skipping %v", name, err, skipErr)
+			}
+			native, theirRest, theirErr := codec.NativeFromBinary(wire)
+			if err != nil {
+				refused[err.(*DataError).Reason]++
+				ours := func(e error) bool { return errors.Is(err, e) }
+				if theirErr == nil && !slices.ContainsFunc(stricter, ours) {
+					t.Fatalf("%s: we say %v and goavro nothing, of %x", name, err, wire)
+				}
+				continue
+			}
+			accepted++
+			if theirErr != nil || len(theirRest) != len(rest) {
+				t.Fatalf("%s: goavro says %v with %d bytes left, we leave %d of %x", name, theirErr, len(theirRest), len(rest), wire)
+			}
+			again, err := codec.BinaryFromNative(nil, native)
+			if err != nil {
+				continue // a few values that goavro reads it cannot write
+			}
+			back, _, err := s.AppendJSON(nil, again)
+			if err != nil || !reflect.DeepEqual(plainOf(t, back), plainOf(t, out)) {
+				t.Fatalf("%s: by way of goavro %s (%v), directly %s", name, back, err, out)
+			}
+		}
+	}
+	if accepted < 500 || len(refused) < 8 {
+		t.Errorf("too tame: %d accepted, refused %v", accepted, refused)
+	}
+}
+
+func (g generator) mutate(wire []byte) []byte {
+	for range 1 + g.IntN(2) {
+		if len(wire) == 0 {
+			return wire
+		}
+		at := g.IntN(len(wire))
+		switch g.IntN(6) {
+		case 0:
+			wire[at] ^= 1 << g.IntN(8)
+		case 1:
+			wire[at] = byte(g.Uint32())
+		case 2:
+			wire[at] = []byte{0, 1, 2, 3, 0x7f, 0x80, 0xff}[g.IntN(7)]
+		case 3:
+			wire = append(wire[:at], wire[at+1:]...)
+		case 4:
+			wire = slices.Insert(wire, at, byte(g.Uint32()))
+		case 5:
+			wire = slices.Insert(wire, at, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01)
+		}
+	}
+	return wire
 }
 
 // TestDatesAgreeWithTime on every day that has four digits of a year.
