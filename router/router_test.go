@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
@@ -195,6 +196,27 @@ func TestEveryEventIsRoutedWhileRoutersComeAndGo(t *testing.T) {
 	}
 	if len(got) != len(want) {
 		t.Errorf("%d tasks for %d events", len(got), len(want))
+	}
+}
+
+// A router that is stopped commits what it did: a restart writes nothing twice, and loses nothing.
+func TestARestartWritesNothingTwice(t *testing.T) {
+	w := newWorld(t, false, nil)
+	w.subscribe("sub_1", "c_a", FormatStandard, "*")
+	n := 0
+	for range 3 {
+		stop := w.start(func(c *Config) { c.CommitInterval = 10 * time.Second }) // only the stop commits
+		for range 50 {
+			w.publish("customer.creation", "c_a")
+			n++
+		}
+		w.tasks(n-25, false) // stopped in the middle
+		stop()
+	}
+	w.start(nil)
+	w.committed()
+	if got := w.tasks(n, false); len(got) != n {
+		t.Errorf("%d tasks for %d events", len(got), n)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,10 @@ func newWorld(t testing.TB, virtual bool, change func(*kafka.Config)) *world {
 	if change != nil {
 		change(&w.config)
 	}
+	if addr := os.Getenv("HOOKFERRY_TEST_KAFKA"); addr != "" && !virtual {
+		w.onRealKafka(addr)
+		return w
+	}
 	probe, err := kafka.Open(w.config, kafka.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -68,15 +73,35 @@ func newWorld(t testing.TB, virtual bool, change func(*kafka.Config)) *world {
 	}
 	t.Cleanup(w.broker.Close)
 	w.config.Brokers = w.broker.Addrs()
+	w.begin()
+	return w
+}
+
+// onRealKafka runs the test on a broker that somebody started, under a prefix of its own.
+func (w *world) onRealKafka(addr string) {
+	w.t.Helper()
+	w.config.Brokers = []string{addr}
+	w.config.TopicPrefix = fmt.Sprintf("t%d.", time.Now().UnixNano())
+	c := w.open()
+	if _, err := c.CreateTopics(w.ctx); err != nil {
+		w.t.Fatal(err)
+	}
+	w.begin()
+}
+
+func (w *world) begin() {
 	w.client = w.open()
 	w.append = w.client.NewAppender(kafka.AppenderConfig{})
 	w.table = w.runTable(w.client)
-	return w
 }
 
 func (w *world) open() *kafka.Client {
 	w.t.Helper()
-	c, err := kafka.Open(w.config, kafka.Options{Dial: w.broker.Dial, Log: w.log})
+	o := kafka.Options{Log: w.log}
+	if w.broker != nil {
+		o.Dial = w.broker.Dial
+	}
+	c, err := kafka.Open(w.config, o)
 	if err != nil {
 		w.t.Fatal(err)
 	}
