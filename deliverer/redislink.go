@@ -66,14 +66,15 @@ func newLink(cfg RedisConfig, secure *tls.Config, log *zap.Logger) *link {
 
 func (l *link) close() {
 	l.cancel()
+	l.ended.Wait() // a dial that is under way ends by its context
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.disconnect()
-	l.mu.Unlock()
-	l.ended.Wait()
 	if l.dialled != nil {
 		if c := <-l.dialled; c != nil {
 			c.Close()
 		}
+		l.dialled = nil
 	}
 }
 
