@@ -11,32 +11,35 @@ import (
 	"github.com/hookferry/hookferry/internal/host"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/secrets"
+	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/router"
 )
 
 // Config is the whole configuration: a section per room, which owns what stands in it, its defaults and its bounds.
 type Config struct {
-	Kafka     kafka.Config          `yaml:"kafka"`
-	Redis     deliverer.RedisConfig `yaml:"redis"`
-	Router    router.Config         `yaml:"router"`
-	Deliverer deliverer.Config      `yaml:"deliverer"`
-	Egress    egress.Config         `yaml:"egress"`
-	Secrets   secrets.Config        `yaml:"secrets"`
-	Host      host.Config           `yaml:"host"`
-	Log       host.LogConfig        `yaml:"log"`
+	Kafka         kafka.Config          `yaml:"kafka"`
+	Redis         deliverer.RedisConfig `yaml:"redis"`
+	Router        router.Config         `yaml:"router"`
+	Deliverer     deliverer.Config      `yaml:"deliverer"`
+	Subscriptions subscriptions.Config  `yaml:"subscriptions"`
+	Egress        egress.Config         `yaml:"egress"`
+	Secrets       secrets.Config        `yaml:"secrets"`
+	Host          host.Config           `yaml:"host"`
+	Log           host.LogConfig        `yaml:"log"`
 }
 
 // defaultConfig is what a process does without a word about it.
 func defaultConfig() Config {
 	return Config{
-		Kafka:     kafka.DefaultConfig(),
-		Redis:     deliverer.DefaultRedisConfig(),
-		Router:    router.DefaultConfig(),
-		Deliverer: deliverer.DefaultConfig(),
-		Egress:    egress.DefaultConfig(),
-		Secrets:   secrets.DefaultConfig(),
-		Host:      host.DefaultConfig(),
-		Log:       host.DefaultLogConfig(),
+		Kafka:         kafka.DefaultConfig(),
+		Redis:         deliverer.DefaultRedisConfig(),
+		Router:        router.DefaultConfig(),
+		Deliverer:     deliverer.DefaultConfig(),
+		Subscriptions: subscriptions.DefaultConfig(),
+		Egress:        egress.DefaultConfig(),
+		Secrets:       secrets.DefaultConfig(),
+		Host:          host.DefaultConfig(),
+		Log:           host.DefaultLogConfig(),
 	}
 }
 
@@ -47,6 +50,7 @@ func (c Config) sections() []section {
 		{"redis", c.Redis.Validate},
 		{"router", c.Router.Validate},
 		{"deliverer", c.withoutRedis().Validate},
+		{"subscriptions", c.Subscriptions.Validate},
 		{"egress", c.Egress.Validate},
 		{"secrets", c.Secrets.Validate},
 		{"host", c.Host.Validate},

@@ -27,10 +27,15 @@ var commands = []struct {
 	group string
 	make  func(*app) *cobra.Command
 }{
+	{"start", devCommand},
+	{"services", routerCommand},
+	{"services", delivererCommand},
+	{"services", allCommand},
 	{"operate", configCommand},
 	{"operate", topicsCommand},
 	{"operate", subscriptionsCommand},
 	{"operate", undecodableCommand},
+	{"tools", listenCommand},
 	{"tools", versionCommand},
 }
 

@@ -91,6 +91,7 @@ type host struct {
 
 	services []*running
 	stopping atomic.Bool
+	seen     int // signals
 }
 
 // running is a service and how to stop it.
@@ -128,6 +129,7 @@ func (h *host) run(ctx context.Context, services []Service) error {
 	case <-ctx.Done():
 		h.log.Info("stopping: the caller is done")
 	case sig := <-h.signals:
+		h.seen++
 		h.log.Info("stopping; a second signal ends the process at once", zap.Stringer("signal", sig))
 	case r := <-ends:
 		cause = &ServiceError{r.Name(), r.err}
@@ -150,21 +152,35 @@ func (h *host) stop() error {
 			continue
 		default:
 		}
-		began := time.Now()
 		r.cancel()
-		select {
-		case <-r.ended:
-			h.log.Info("stopped", zap.String("service", r.Name()), zap.Duration("took", time.Since(began)), zap.Error(r.err))
-			if r.err != nil && !errors.Is(r.err, context.Canceled) {
-				errs = append(errs, &ServiceError{r.Name(), r.err})
-			}
-		case <-limit.C:
-			return errors.Join(append(errs, h.giveUp(i, fmt.Sprintf("not stopped within %v (host.stop_timeout)", h.cfg.StopTimeout)))...)
-		case sig := <-h.signals:
-			return errors.Join(append(errs, h.giveUp(i, "stopped at once by a second signal ("+sig.String()+")"))...)
+		if why := h.await(r, limit.C); why != "" {
+			return errors.Join(append(errs, h.giveUp(i, why))...)
+		}
+		if r.err != nil && !errors.Is(r.err, context.Canceled) {
+			errs = append(errs, &ServiceError{r.Name(), r.err})
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// await waits for a service that was told to stop, and says why it waits no longer.
+func (h *host) await(r *running, limit <-chan time.Time) (why string) {
+	began := time.Now()
+	for {
+		select {
+		case <-r.ended:
+			h.log.Info("stopped", zap.String("service", r.Name()), zap.Duration("took", time.Since(began)), zap.Error(r.err))
+			return ""
+		case <-limit:
+			return fmt.Sprintf("not stopped within %v (host.stop_timeout)", h.cfg.StopTimeout)
+		case sig := <-h.signals:
+			// The signals are counted and not just the ones that come here: where the caller's context ends by the same signal, select may have
+			// chosen the context, and the first signal is found only now.
+			if h.seen++; h.seen >= 2 {
+				return "stopped at once by a second signal (" + sig.String() + ")"
+			}
+		}
+	}
 }
 
 // giveUp tells the rest, from service i down, to stop and does not wait for it.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -233,6 +234,15 @@ func (r *Receiver) tried(got *Received) int {
 	key := got.Path + "\x00" + got.WebhookID
 	r.tries[key]++
 	return r.tries[key]
+}
+
+// behaviours are the first parts of paths that say how to answer.
+var behaviours = []string{"ok", "status", "delay", "flap", "redirect", "disable", "abort", "hang", "reset", "drip", "early"}
+
+// Behaves says whether a path tells a receiver how to answer.
+func Behaves(path string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return slices.Contains(behaviours, first)
 }
 
 // behaviour decides how to answer and notes the status.

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/hookferry/hookferry/deliverer"
+	"github.com/hookferry/hookferry/deliverer/egress"
+	"github.com/hookferry/hookferry/internal/host"
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/secrets"
+	"github.com/hookferry/hookferry/internal/subscriptions"
+	"github.com/hookferry/hookferry/router"
+)
+
+func routerCommand(a *app) *cobra.Command {
+	return serviceCommand(a, []string{"router"}, &cobra.Command{
+		Use:     "router",
+		Short:   "Turn events into tasks; run as many as there are partitions",
+		Example: "  hookferry router --config hookferry.yml",
+	})
+}
+
+func delivererCommand(a *app) *cobra.Command {
+	return serviceCommand(a, []string{"deliverer"}, &cobra.Command{
+		Use:     "deliverer",
+		Short:   "Send tasks as signed webhooks; run as many as there are partitions",
+		Example: "  hookferry deliverer --config hookferry.yml",
+	})
+}
+
+func allCommand(a *app) *cobra.Command {
+	return serviceCommand(a, []string{"router", "deliverer"}, &cobra.Command{
+		Use:     "all",
+		Short:   "Router and deliverer in one process, on your Kafka and Redis",
+		Example: "  hookferry topics create && hookferry all",
+	})
+}
+
+const serviceHelp = `
+
+The topics must exist (hookferry topics create). The first SIGTERM or SIGINT stops gracefully: what is under way is finished within the grace, the rest
+is left to a successor and never counted as a failed try. A second one ends the process at once.`
+
+func serviceCommand(a *app, roles []string, c *cobra.Command) *cobra.Command {
+	c.Long = c.Short + "." + serviceHelp
+	c.Args = cobra.NoArgs
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, err := a.cfg()
+		if err != nil {
+			return err
+		}
+		keys, err := a.keyring()
+		if err != nil {
+			return err
+		}
+		log, err := a.logger()
+		if err != nil {
+			return err
+		}
+		log.Info("hookferry "+strings.Join(roles, " and "), zap.String("version", version()), zap.Strings("brokers", cfg.Kafka.Brokers),
+			zap.String("topic_prefix", cfg.Kafka.TopicPrefix))
+		p, err := newPipeline(cfg, keys, log)
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		if err := p.waitForTopics(c.Context()); err != nil {
+			return err
+		}
+		return p.run(c.Context(), roles)
+	}
+	return c
+}
+
+// pipeline is what the services of a process share, made from a configuration. router, deliverer, all, dev and demo are the same pipeline with more or
+// fewer roles.
+type pipeline struct {
+	cfg     Config
+	log     *zap.Logger
+	metrics *prometheus.Registry
+	kafka   *kafka.Client
+	table   *subscriptions.Table
+	writer  *subscriptions.Writer
+	policy  *egress.Policy
+}
+
+// newPipeline makes no round trip.
+func newPipeline(cfg Config, keys *secrets.Keyring, log *zap.Logger) (*pipeline, error) {
+	policy, err := egress.NewPolicy(cfg.Egress)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kafka.Open(cfg.Kafka, kafka.Options{Log: log.Named("kafka")})
+	if err != nil {
+		return nil, err
+	}
+	p := &pipeline{cfg: cfg, log: log, metrics: host.NewRegistry(version()), kafka: client, policy: policy}
+	p.table = subscriptions.NewTable(client, keys, subscriptions.Options{Log: log.Named("subscriptions")})
+	p.writer = subscriptions.NewWriter(client, p.table, keys, policy, cfg.Subscriptions)
+	return p, nil
+}
+
+func (p *pipeline) close() { p.kafka.Close() }
+
+// kafkaPatience is how long a service waits for a Kafka that does not answer when it starts: as long as a broker takes to start beside it.
+const kafkaPatience = 2 * time.Minute
+
+// waitForTopics returns when the topics are as they must be. Topics that are missing or differ are refused at once: waiting would not mend them.
+func (p *pipeline) waitForTopics(ctx context.Context) error {
+	limit, cancel := context.WithTimeout(ctx, kafkaPatience)
+	defer cancel()
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for warned := false; ; {
+		err := p.kafka.CheckTopics(limit)
+		var wrong *kafka.TopicsError
+		if err == nil || errors.As(err, &wrong) {
+			return err
+		}
+		if !warned {
+			p.log.Warn("Kafka does not answer; waiting", zap.Duration("at_most", kafkaPatience), zap.Error(err))
+			warned = true
+		}
+		select {
+		case <-again.C:
+		case <-limit.Done():
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return &refusal{"kafka_unreachable", fmt.Sprintf("Kafka at %s: %v (is kafka.brokers right, and TLS or SASL as the brokers want it?)",
+				strings.Join(p.cfg.Kafka.Brokers, ", "), err)}
+		}
+	}
+}
+
+// run runs the services of the roles, and what else is given behind them, until ctx ends or a signal comes. The table is first to start and last to
+// stop, because both services ask it.
+func (p *pipeline) run(ctx context.Context, roles []string, more ...host.Service) error {
+	services := []host.Service{p.table}
+	for _, role := range roles {
+		s, err := p.service(role)
+		if err != nil {
+			return err
+		}
+		services = append(services, s)
+	}
+	return host.Run(ctx, p.cfg.Host, p.log, p.metrics, append(services, more...)...)
+}
+
+func (p *pipeline) service(role string) (host.Service, error) {
+	switch role {
+	case "router":
+		return router.New(p.cfg.Router, router.Deps{Kafka: p.kafka, Table: p.table, Log: p.log, Metrics: p.metrics})
+	case "deliverer":
+		d, err := deliverer.New(p.cfg.deliverer(), deliverer.Deps{
+			Kafka: p.kafka, Table: p.table, Writer: p.writer, Policy: p.policy, Log: p.log, Metrics: p.metrics, Version: version(),
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.table.SetOwner(d) // the deliverer's partitions are those of the subscriptions: who owns one repairs and sweeps it
+		return d, nil
+	}
+	panic("BUG: no service has the role " + role)
+}
