@@ -15,6 +15,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"go.uber.org/zap"
 
 	"github.com/hookferry/hookferry/deliverer"
@@ -105,7 +106,9 @@ func (a *app) startEmbedded(rc sandbox.ReceiverConfig) (_ *embedded, err error) 
 	if w.keys, err = secrets.NewKeyring(w.keyText); err != nil {
 		return nil, err
 	}
-	if w.broker, err = sandbox.StartBroker(sandbox.BrokerConfig{}); err != nil {
+	// The stand-in's default would make us warn about a retention that nobody is here long enough to see.
+	retention := kfake.BrokerConfigs(map[string]string{"offsets.retention.minutes": "43200"})
+	if w.broker, err = sandbox.StartBroker(sandbox.BrokerConfig{Options: []kfake.Opt{retention}}); err != nil {
 		return nil, err
 	}
 	if w.redis, err = sandbox.StartRedis(sandbox.RedisConfig{}); err != nil {

@@ -27,13 +27,16 @@ var commands = []struct {
 	group string
 	make  func(*app) *cobra.Command
 }{
+	{"start", demoCommand},
 	{"start", devCommand},
 	{"services", routerCommand},
 	{"services", delivererCommand},
 	{"services", allCommand},
+	{"operate", publishCommand},
 	{"operate", configCommand},
 	{"operate", topicsCommand},
 	{"operate", subscriptionsCommand},
+	{"operate", schemasCommand},
 	{"operate", undecodableCommand},
 	{"tools", listenCommand},
 	{"tools", versionCommand},

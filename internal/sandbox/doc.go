@@ -5,7 +5,6 @@
 //	redis.go     miniredis
 //	receiver.go  receivers, with a ledger of everything that came
 //	sample.go    events of all 26 types
-//	world.go     all of it together for a test, or a real Kafka and Redis in its place
 //
 // Everything runs in two ways: over real TCP on free ports of 127.0.0.1, or Virtual, over pipes in memory, so that a testing/synctest bubble can hold
 // the whole pipeline and hours pass in milliseconds. Virtual parts have a Dial, which goes where a room takes its dialer; nothing else differs.
