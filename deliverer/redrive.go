@@ -289,10 +289,14 @@ func (r *redriver) put(ctx context.Context, o *schemas.Replay, end schemas.Parti
 
 // wanted says whether an order asks for a dead letter. One without its body cannot be sent, by no redrive.
 func wanted(o *schemas.Replay, dead *schemas.Dead) bool {
+	return len(dead.Task.Body) > 0 && matches(o, dead)
+}
+
+// matches says whether the filters of an order let a dead letter through.
+func matches(o *schemas.Replay, dead *schemas.Dead) bool {
 	t := &dead.Task
 	switch {
-	case dead.Reason == schemas.ReasonTooLarge && len(t.Body) == 0,
-		o.Subscription != "" && t.Subscription != o.Subscription,
+	case o.Subscription != "" && t.Subscription != o.Subscription,
 		o.Reason != "" && dead.Reason != o.Reason,
 		o.EventType != "" && t.EventType != o.EventType,
 		o.EventID != "" && t.EventID != o.EventID,

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hookferry/hookferry/deliverer"
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/schemas"
+)
+
+// deadCommand shows tasks that will not be tried again by themselves, and puts them back in line.
+func deadCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "dead",
+		Short: "Tasks that ended without delivery: list, show, redrive",
+		Long: "A task whose tries are exhausted, or whose answer was final, is kept whole in the topic dead for 30 days. Redrive puts it back in line: the same body and\n" +
+			"webhook-id, its tries counted from 1 again.",
+		Example: "  hookferry dead list --subscription sub_...",
+	}
+	c.AddCommand(deadListCommand(a), deadShowCommand(a), deadRedriveCommand(a))
+	return c
+}
+
+// deadFilter are the flags that list and redrive share.
+func deadFilter(c *cobra.Command, o *schemas.Replay) (check func() error) {
+	var reason string
+	var since time.Duration
+	flags := c.Flags()
+	flags.StringVar(&o.Subscription, "subscription", "", "only this subscription's")
+	flags.StringVar(&reason, "reason", "", "only those with this reason (exhausted, gone, paused ...)")
+	flags.StringVar(&o.EventType, "type", "", "only this event type's")
+	flags.StringVar(&o.EventID, "event", "", "only this event's")
+	flags.StringVar(&o.TaskID, "task", "", "only this task")
+	flags.DurationVar(&since, "since", 0, "only those that died within this time (24h)")
+	return func() error {
+		if o.Reason = schemas.Reason(reason); reason != "" && !slices.Contains(schemas.Reasons(), o.Reason) {
+			return usagef("--reason: %q is none of %v", reason, schemas.Reasons()[1:])
+		}
+		if since > 0 {
+			o.From = time.Now().Add(-since).UnixMilli()
+		}
+		return nil
+	}
+}
+
+type deadRow struct {
+	ID           string    `json:"id"`
+	At           time.Time `json:"at"`
+	Reason       string    `json:"reason"`
+	Status       int32     `json:"status,omitempty"`
+	Detail       string    `json:"detail,omitempty"`
+	Subscription string    `json:"subscription"`
+	Company      string    `json:"company"`
+	EventID      string    `json:"event_id"`
+	EventType    string    `json:"event_type"`
+	EntityID     string    `json:"entity_id"`
+	TaskID       string    `json:"task_id"`
+	Tries        int32     `json:"tries"`
+	Round        int64     `json:"round,omitempty"`
+	Source       string    `json:"source"`
+	Bytes        int       `json:"bytes"`
+}
+
+func deadRowOf(d *deliverer.DeadLetter) deadRow {
+	t := &d.Task
+	return deadRow{
+		ID: d.ID(), At: time.UnixMilli(d.At).UTC(), Reason: string(d.Reason), Status: d.Status, Detail: d.Detail, Subscription: t.Subscription, Company: t.Company,
+		EventID: t.EventID, EventType: t.EventType, EntityID: t.EntityID, TaskID: t.ID, Tries: t.Attempt, Round: t.Round,
+		Source: fmt.Sprintf("%s/%d@%d", t.Source.Topic, t.Source.Partition, t.Source.Offset), Bytes: len(t.Body),
+	}
+}
+
+func deadListCommand(a *app) *cobra.Command {
+	var o schemas.Replay
+	var limit int
+	c := &cobra.Command{
+		Use:     "list",
+		Short:   "The newest dead letters",
+		Example: "  hookferry dead list --reason exhausted --since 24h",
+		Args:    cobra.NoArgs,
+	}
+	check := deadFilter(c, &o)
+	c.Flags().IntVar(&limit, "limit", 50, "how many at most, the newest")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := check(); err != nil {
+			return err
+		}
+		if limit < 1 {
+			return usagef("--limit must be at least 1")
+		}
+		client, err := a.kafka(c.Context())
+		if err != nil {
+			return err
+		}
+		bar := a.progress("reading", 0)
+		defer bar.Done()
+		var rows []deadRow
+		found := 0
+		newest := func(x, y deadRow) int { return y.At.Compare(x.At) }
+		err = deliverer.ReadDead(c.Context(), client, &o, func(read, _ int64) { bar.Set(read) }, func(d *deliverer.DeadLetter) bool {
+			found++
+			if rows = append(rows, deadRowOf(d)); len(rows) > 2*limit { // never more in memory than twice what is shown
+				slices.SortStableFunc(rows, newest)
+				rows = rows[:limit]
+			}
+			return true
+		})
+		bar.Done()
+		if err != nil {
+			return err
+		}
+		slices.SortStableFunc(rows, newest)
+		return a.showDead(rows[:min(limit, len(rows))], found)
+	}
+	return c
+}
+
+func (a *app) showDead(rows []deadRow, found int) error {
+	if a.json {
+		if rows == nil {
+			rows = []deadRow{}
+		}
+		return a.printJSON(rows)
+	}
+	if found == 0 {
+		fmt.Fprintln(a.out, "nothing is dead")
+		return nil
+	}
+	table := make([][]string, len(rows))
+	for i, r := range rows {
+		table[i] = []string{r.ID, r.At.Format(time.RFC3339), r.Reason, r.Subscription, r.EventType, r.EventID, strconv.Itoa(int(r.Tries)), r.Detail}
+	}
+	a.printTable([]string{"ID", "AT", "REASON", "SUBSCRIPTION", "TYPE", "EVENT", "TRIES", "DETAIL"}, table)
+	if found > len(rows) {
+		fmt.Fprintf(a.out, "(%d of %d; --limit shows more)\n", len(rows), found)
+	}
+	return nil
+}
+
+func deadShowCommand(a *app) *cobra.Command {
+	var raw bool
+	c := &cobra.Command{
+		Use:     "show ID",
+		Short:   "One dead letter, with its body",
+		Example: "  hookferry dead show 3-42 --raw > body.json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			client, err := a.kafka(c.Context())
+			if err != nil {
+				return err
+			}
+			d, err := deliverer.FindDead(c.Context(), client, args[0])
+			if err != nil {
+				return err
+			}
+			row := deadRowOf(d)
+			switch {
+			case raw:
+				_, err := a.out.Write(d.Task.Body)
+				return err
+			case a.json:
+				return a.printJSON(struct {
+					deadRow
+					ContentType string `json:"content_type"`
+					Body        string `json:"body"`
+				}{row, d.Task.ContentType, string(d.Task.Body)})
+			}
+			rows := [][]string{
+				{"id", row.ID}, {"at", row.At.Format(time.RFC3339)}, {"reason", row.Reason}, {"detail", row.Detail}, {"status", strconv.Itoa(int(row.Status))},
+				{"subscription", row.Subscription}, {"company", row.Company}, {"event", row.EventID}, {"type", row.EventType}, {"entity", row.EntityID},
+				{"task", row.TaskID}, {"webhook-id", schemas.WebhookID(row.Subscription, row.EventID)}, {"tries", strconv.Itoa(int(row.Tries))},
+				{"source", row.Source}, {"content type", d.Task.ContentType}, {"body", strconv.Itoa(row.Bytes) + " bytes"},
+			}
+			a.printTable([]string{"FIELD", "VALUE"}, rows)
+			const shown = 2048
+			fmt.Fprintln(a.out, safeText(string(d.Task.Body[:min(shown, row.Bytes)])))
+			if row.Bytes > shown {
+				fmt.Fprintf(a.out, "(%d bytes more; --raw writes all of it)\n", row.Bytes-shown)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&raw, "raw", false, "write the body's bytes as they are, and nothing else")
+	return c
+}
+
+// safeText is text of strangers without what would move a terminal.
+func safeText(s string) string { return strings.Map(printable, s) }
+
+func deadRedriveCommand(a *app) *cobra.Command {
+	var o schemas.Replay
+	var all, detach bool
+	var cancel string
+	c := &cobra.Command{
+		Use:   "redrive [ID]",
+		Short: "Put dead tasks back in line",
+		Long: "Writes an order that the deliverers work off, each for its own partitions, and waits until they have. What was dead when the order was written is taken, as far\n" +
+			"as the filters say; a letter whose body was too large to keep is left. The same letter redriven twice is delivered once.",
+		Example: "  hookferry dead redrive --subscription sub_... --reason exhausted",
+		Args:    cobra.MaximumNArgs(1),
+	}
+	check := deadFilter(c, &o)
+	c.Flags().BoolVar(&all, "all", false, "everything that is dead")
+	c.Flags().BoolVar(&detach, "detach", false, "do not wait")
+	c.Flags().StringVar(&cancel, "cancel", "", "take the order with this replay id back")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := check(); err != nil {
+			return err
+		}
+		client, err := a.kafka(c.Context())
+		if err != nil {
+			return err
+		}
+		if cancel != "" {
+			return deliverer.CancelRedrive(c.Context(), client, cancel)
+		}
+		if len(args) == 1 {
+			d, err := deliverer.FindDead(c.Context(), client, args[0])
+			if err != nil {
+				return err
+			}
+			o.TaskID, o.Subscription, o.From, o.To = d.Task.ID, d.Task.Subscription, d.At, d.At+1
+		}
+		narrowed := o.Subscription != "" || o.Reason != "" || o.EventType != "" || o.EventID != "" || o.TaskID != "" || o.From != 0
+		if all == narrowed {
+			return usagef("say which: an ID, a filter, or --all")
+		}
+		order, err := deliverer.OrderRedrive(c.Context(), client, o)
+		if err != nil {
+			return err
+		}
+		return a.followRedrive(c.Context(), client, order, detach)
+	}
+	return c
+}
+
+// followRedrive waits until the order is worked off and says what came of it. Whoever interrupts it leaves the order standing.
+func (a *app) followRedrive(ctx context.Context, client *kafka.Client, o *schemas.Replay, detach bool) error {
+	bar := a.progress("redriving", 0)
+	defer bar.Done()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s, err := deliverer.RedriveProgress(ctx, client, o)
+		if err != nil {
+			return err
+		}
+		bar.Set(s.Scanned)
+		if s.Done || detach {
+			bar.Done()
+			return a.showRedrive(o, s)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (a *app) showRedrive(o *schemas.Replay, s deliverer.RedriveState) error {
+	state := o.State
+	if s.Done {
+		state = schemas.ReplayDone
+	}
+	if a.json {
+		return a.printJSON(struct {
+			Replay   string `json:"replay"`
+			State    string `json:"state"`
+			Scanned  int64  `json:"scanned"`
+			Redriven int64  `json:"redriven"`
+		}{o.ID, state, s.Scanned, s.Matched})
+	}
+	a.printTable([]string{"REPLAY", "STATE", "SCANNED", "REDRIVEN"},
+		[][]string{{o.ID, state, strconv.FormatInt(s.Scanned, 10), strconv.FormatInt(s.Matched, 10)}})
+	return nil
+}
