@@ -257,7 +257,7 @@ func decodeOwned(b []byte) owned {
 	ok := true
 	number := func() uint64 {
 		v, n := binary.Uvarint(b)
-		if n <= 0 || v > 1<<31 {
+		if n <= 0 || v >= 1<<31 {
 			ok, b = false, nil
 			return 0
 		}

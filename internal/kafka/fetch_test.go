@@ -349,7 +349,9 @@ func TestOffsetsByTime(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	var missing *kafka.MissingTopicError
-	if _, err := cl.PartitionCount(w.ctx(), "never-made"); !errors.As(err, &missing) {
+	ctx, cancel := context.WithTimeout(w.ctx(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := cl.PartitionCount(ctx, "never-made"); !errors.As(err, &missing) {
 		t.Fatal(err)
 	}
 }

@@ -1,0 +1,290 @@
+package kafka
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// built is a batch of records as the broker would hand it out, at a base offset.
+func built(t testing.TB, codec Codec, base int64, values ...string) []byte {
+	t.Helper()
+	var r Records
+	for i, v := range values {
+		r.Add(TP{}, []byte(fmt.Sprint("k", i)), []Header{{"h", []byte("x")}, {"", nil}}, []byte(v))
+	}
+	b, n := r.slots[0].batches[0].b, r.slots[0].batches[0].n
+	if codec != None {
+		var err error
+		if b, err = pack(b, codec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stamp(b, n, codec, 1, 0, 0, time.UnixMilli(1000))
+	return atOffset(b[4:], base)
+}
+
+// atOffset sets the base offset, which no checksum covers.
+func atOffset(h []byte, base int64) []byte {
+	binary.BigEndian.PutUint64(h, uint64(base))
+	return h
+}
+
+// resealed computes the checksum anew, after a change.
+func resealed(h []byte) []byte {
+	binary.BigEndian.PutUint32(h[17:], crc32.Checksum(h[21:], castagnoli))
+	return h
+}
+
+func offsetsOf(rs []Record) (out []int64) {
+	for _, r := range rs {
+		out = append(out, r.Offset)
+	}
+	return out
+}
+
+func TestDecodeBatches(t *testing.T) {
+	one := func() []byte { return built(t, None, 10, "a", "b", "c") }
+	two := func() []byte { return built(t, Lz4, 20, "d", "e") }
+	control := built(t, None, 13, "marker")
+	binary.BigEndian.PutUint16(control[21:], attrControl)
+	resealed(control)
+	// Compaction keeps the deltas of what is left: here two records of five, the last one gone.
+	gaps := built(t, None, 30, "x", "y")
+	binary.BigEndian.PutUint32(gaps[23:], 4)
+	resealed(gaps)
+	empty := append([]byte(nil), built(t, None, 40, "gone")[:batchBytes]...)
+	binary.BigEndian.PutUint32(empty[8:], batchBytes-12)
+	binary.BigEndian.PutUint32(empty[23:], 9)
+	binary.BigEndian.PutUint32(empty[57:], 0)
+	resealed(empty)
+	stamped := built(t, None, 10, "a")
+	binary.BigEndian.PutUint16(stamped[21:], attrAppendTime)
+	binary.BigEndian.PutUint64(stamped[35:], 5000)
+	resealed(stamped)
+	cat := func(parts ...[]byte) (out []byte) {
+		for _, p := range parts {
+			out = append(out, p...)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name    string
+		b       []byte
+		from    int64
+		offsets []int64
+		next    int64
+		cut     bool
+	}{
+		{"nothing", nil, 5, nil, 5, false},
+		{"one batch", one(), 10, []int64{10, 11, 12}, 13, false},
+		{"below the asked offset", one(), 11, []int64{11, 12}, 13, false},
+		{"a whole batch below it", cat(one(), two()), 20, []int64{20, 21}, 22, false},
+		{"two batches and a cut one", cat(one(), two(), one()[:70]), 10, []int64{10, 11, 12, 20, 21}, 22, true},
+		{"cut in a head", cat(one(), two()[:30]), 10, []int64{10, 11, 12}, 13, true},
+		{"only a cut one", one()[:80], 10, nil, 10, true},
+		{"a transaction's marker", cat(one(), control), 10, []int64{10, 11, 12}, 14, false},
+		{"only a marker", control, 13, nil, 14, false},
+		{"gaps", gaps, 30, []int64{30, 31}, 35, false},
+		{"all gone", cat(gaps, empty), 33, nil, 50, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rs, next, cut, err := decodeBatches(c.b, c.from, nil)
+			if err != nil || fmt.Sprint(offsetsOf(rs)) != fmt.Sprint(c.offsets) || next != c.next || cut != c.cut {
+				t.Fatalf("%v next %d cut %v: %v", offsetsOf(rs), next, cut, err)
+			}
+		})
+	}
+	rs, _, _, _ := decodeBatches(stamped, 10, nil)
+	if rs[0].Time != 5000 {
+		t.Errorf("the broker's time is 5000, told is %d", rs[0].Time)
+	}
+	rs, _, _, _ = decodeBatches(one(), 10, nil)
+	if r := rs[1]; r.Time != 1000 || string(r.Key) != "k1" || string(r.Value) != "b" || len(r.Headers) != 2 || r.Headers[0].Key != "h" {
+		t.Errorf("%+v", rs[1])
+	}
+}
+
+func TestBrokenBatchesAreErrors(t *testing.T) {
+	change := func(f func(h []byte)) []byte {
+		h := built(t, None, 10, "a", "b", "c")
+		f(h)
+		return resealed(h)
+	}
+	be := binary.BigEndian
+	flipped := built(t, None, 10, "abc")
+	flipped[len(flipped)-2] ^= 1
+	zipped := built(t, Gzip, 10, "abc")
+	zipped[len(zipped)-6] ^= 0xff
+	for name, b := range map[string][]byte{
+		"checksum":            flipped,
+		"compressed rubbish":  resealed(zipped),
+		"message format 1":    change(func(h []byte) { h[16] = 1 }),
+		"negative count":      change(func(h []byte) { be.PutUint32(h[57:], ^uint32(0)) }),
+		"2^31-1 records":      change(func(h []byte) { be.PutUint32(h[57:], math.MaxInt32) }),
+		"one record too few":  change(func(h []byte) { be.PutUint32(h[57:], 2) }),
+		"one record too many": change(func(h []byte) { be.PutUint32(h[57:], 4) }),
+		"last delta too low":  change(func(h []byte) { be.PutUint32(h[23:], 1) }),
+		"negative last delta": change(func(h []byte) { be.PutUint32(h[23:], ^uint32(0)) }),
+		"negative base":       change(func(h []byte) { be.PutUint64(h, 1<<63) }),
+		"unknown codec":       change(func(h []byte) { be.PutUint16(h[21:], 7) }),
+		"tiny length":         change(func(h []byte) { be.PutUint32(h[8:], 3) }),
+		"record length":       change(func(h []byte) { h[batchBytes] = 0x7e }),
+		"key length":          change(func(h []byte) { h[batchBytes+4] = 0x7e }),
+		"header count":        change(func(h []byte) { h[batchBytes+9] = 0x7e }),
+		"long varint": change(func(h []byte) {
+			for i := range 12 {
+				h[batchBytes+i] = 0xff
+			}
+		}),
+	} {
+		if rs, _, _, err := decodeBatches(b, 0, nil); !errors.Is(err, errBroken) {
+			t.Errorf("%s: %d records, %v", name, len(rs), err)
+		}
+	}
+}
+
+func TestEveryTruncationOfAnAnswerIsNoticed(t *testing.T) {
+	whole := answerOf("topic", 3, built(t, Snappy, 10, "a", "b"))
+	seen := 0
+	if _, err := decodeFetch(whole, func(b []byte) string { return string(b) }, func(f fetched) { seen++ }); err != nil || seen != 1 {
+		t.Fatal(seen, err)
+	}
+	for n := range len(whole) {
+		seen := 0
+		if _, err := decodeFetch(whole[:n], func(b []byte) string { return string(b) }, func(f fetched) { seen++ }); !errors.Is(err, errBroken) || seen > 0 {
+			t.Fatalf("cut at %d: %d partitions, %v", n, seen, err)
+		}
+	}
+}
+
+// answerOf is a Fetch v11 answer with one partition.
+func answerOf(topic string, partition int32, records []byte) []byte {
+	be := binary.BigEndian
+	b := make([]byte, 4+4+2+4)
+	b = be.AppendUint32(b, 1)
+	b = be.AppendUint16(b, uint16(len(topic)))
+	b = append(b, topic...)
+	b = be.AppendUint32(b, 1)
+	b = be.AppendUint32(b, uint32(partition))
+	b = be.AppendUint16(b, 0)
+	b = be.AppendUint64(b, 100)
+	b = be.AppendUint64(b, 100)
+	b = be.AppendUint64(b, 0)
+	b = be.AppendUint32(b, ^uint32(0))
+	b = be.AppendUint32(b, ^uint32(0))
+	b = be.AppendUint32(b, uint32(len(records)))
+	return append(b, records...)
+}
+
+func TestABombIsNotUnpacked(t *testing.T) {
+	for codec := Gzip; codec <= Zstd; codec++ {
+		b := built(t, None, 0, string(make([]byte, maxUnpacked+1)))
+		bomb, err := pack(append(make([]byte, 4), b...), codec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stamp(bomb, 1, codec, 1, 0, 0, time.UnixMilli(1000))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, _, _, err = decodeBatches(bomb[4:], 0, nil); !errors.Is(err, errBroken) {
+			t.Fatalf("codec %d: %v", codec, err)
+		}
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > 8*maxUnpacked {
+			t.Errorf("codec %d took %d MiB", codec, got>>20)
+		}
+	}
+}
+
+// FuzzDecode feeds whole answers with good checksums, so that the fuzzer gets behind them.
+func FuzzDecode(f *testing.F) {
+	for codec := None; codec <= Zstd; codec++ {
+		f.Add(built(f, codec, 10, "a", "b", "c"), int64(11))
+	}
+	f.Add([]byte{}, int64(0))
+	f.Fuzz(func(t *testing.T, b []byte, from int64) {
+		if len(b) > 1<<20 {
+			return
+		}
+		decodeFetch(b, func(b []byte) string { return string(b) }, func(fetched) {})
+		for rest := b; len(rest) >= batchBytes; {
+			n := min(int64(len(rest)), max(batchBytes, int64(binary.BigEndian.Uint32(rest[8:]))+12))
+			resealed(rest[:n])
+			rest = rest[n:]
+		}
+		rs, next, _, err := decodeBatches(b, from, nil)
+		last := from - 1
+		for _, r := range rs {
+			if r.Offset < from || (err == nil && r.Offset >= next) {
+				t.Fatalf("offset %d; asked from %d, next %d, last %d", r.Offset, from, next, last)
+			}
+		}
+		if next < from {
+			t.Fatalf("next %d is before %d", next, from)
+		}
+	})
+}
+
+func TestSequencesWrapAsTheBrokersDo(t *testing.T) {
+	for _, c := range []struct {
+		seq  int32
+		n    int
+		next int32
+	}{{0, 1, 1}, {5, 10, 15}, {math.MaxInt32, 1, 0}, {math.MaxInt32 - 1, 1, math.MaxInt32}, {math.MaxInt32 - 1, 5, 3}} {
+		if got := nextSequence(c.seq, c.n); got != c.next {
+			t.Errorf("%d + %d = %d instead of %d", c.seq, c.n, got, c.next)
+		}
+	}
+}
+
+// The expected values are those of Java's Utils.murmur2 tests.
+func TestPartitionIsJavas(t *testing.T) {
+	for key, hash := range map[string]int32{
+		"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536,
+		"a-little-bit-longer-string": -1486304829, "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+	} {
+		if got := int32(murmur2([]byte(key))); got != hash {
+			t.Errorf("%q: %d instead of %d", key, got, hash)
+		}
+		if p := Partition([]byte(key), 12); p < 0 || p > 11 {
+			t.Error(p)
+		}
+	}
+}
+
+func TestTierFor(t *testing.T) {
+	tiers := []Tier{{"5s", 5 * time.Second}, {"1m", time.Minute}, {"5m", 5 * time.Minute}}
+	for _, c := range []struct {
+		d  time.Duration
+		i  int
+		ok bool
+	}{{-1, 0, false}, {0, 0, false}, {4 * time.Second, 0, false}, {5 * time.Second, 0, true}, {59 * time.Second, 0, true}, {time.Minute, 1, true}, {time.Hour, 2, true}} {
+		if i, ok := TierFor(tiers, c.d); i != c.i || ok != c.ok {
+			t.Errorf("%v: %d %v", c.d, i, ok)
+		}
+	}
+}
+
+func TestSkewIsTheMedianOfRecentAppends(t *testing.T) {
+	var s skew
+	now := time.Now()
+	if s.median() != 0 {
+		t.Fatal("it is known before anything was measured")
+	}
+	for i := range 100 {
+		off := 3 * time.Second
+		if i%7 == 0 {
+			off = time.Hour
+		}
+		s.add(now.Add(off).UnixMilli(), now.Add(-2*time.Millisecond), now.Add(2*time.Millisecond))
+	}
+	if d := s.median() - 3*time.Second; d.Abs() > 2*time.Millisecond {
+		t.Fatal(s.median())
+	}
+}
