@@ -17,6 +17,7 @@ import (
 // Every event type in every format arrives with a valid signature, and its body says exactly what was published: encoded again by the
 // schema, the body's data and previous give the published bytes.
 func TestAllTypesInAllFormatsArriveSignedAndExact(t *testing.T) {
+	t.Parallel()
 	d := deploy(t)
 	d.router()
 	d.deliverer()
@@ -132,6 +133,7 @@ func checkExact(t *testing.T, name string, ev schemas.Event, data, previous json
 }
 
 func TestTwoCompaniesNeverSeeEachOthersEvents(t *testing.T) {
+	t.Parallel()
 	d := deploy(t)
 	d.router()
 	d.deliverer()
@@ -156,6 +158,7 @@ func TestTwoCompaniesNeverSeeEachOthersEvents(t *testing.T) {
 // Every event that was published after create returned arrives, and none from before: while a stream of events flows, with a router that
 // starts late, restarts and changes hands.
 func TestSubscriptionIsLiveExactlyFromItsCut(t *testing.T) {
+	t.Parallel()
 	d := deploy(t)
 	d.deliverer()
 	stop := d.router()
@@ -193,6 +196,7 @@ func TestSubscriptionIsLiveExactlyFromItsCut(t *testing.T) {
 }
 
 func TestUndecodableRecordIsKeptByteIdenticalAndTheNextGoodOneGoesOut(t *testing.T) {
+	t.Parallel()
 	d := deploy(t)
 	d.router()
 	d.deliverer()
@@ -233,6 +237,7 @@ func header(r kafka.Record, key string) string {
 }
 
 func TestURLEditReachesTheNextTry(t *testing.T) {
+	t.Parallel()
 	d := deploy(t)
 	d.router()
 	d.deliverer()
@@ -249,6 +254,7 @@ func TestURLEditReachesTheNextTry(t *testing.T) {
 }
 
 func TestDeleteStopsSendsWithinTwoSeconds(t *testing.T) {
+	t.Parallel()
 	d := deploy(t)
 	d.router()
 	d.deliverer()
@@ -279,6 +285,7 @@ func count(ledger []*sandbox.Received, path string) (n int) {
 }
 
 func TestOneHangingReceiverDelaysNoOther(t *testing.T) {
+	t.Parallel()
 	d := deploy(t)
 	d.router()
 	d.deliverer()
