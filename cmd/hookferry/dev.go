@@ -121,6 +121,7 @@ func (a *app) startEmbedded(rc sandbox.ReceiverConfig) (_ *embedded, err error) 
 	cfg.Kafka.TLS, cfg.Kafka.SASL, cfg.Kafka.Registry = kafka.TLSConfig{}, kafka.SASLConfig{}, kafka.DefaultRegistryConfig()
 	cfg.Redis = deliverer.DefaultRedisConfig()
 	cfg.Redis.Addr = w.redis.Addr
+	cfg.Redis.Budget = 500 * time.Millisecond // everything shares this process's cores: what is late here is not down
 	cfg.Egress.AllowHTTP, cfg.Egress.Ports, cfg.Egress.ForwardProxy = true, []int{0}, ""
 	cfg.Egress.AllowRanges = append(cfg.Egress.AllowRanges, "127.0.0.0/8")
 	w.cfg = cfg
