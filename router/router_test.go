@@ -150,6 +150,27 @@ func TestABatchThatIsRoutedTwiceMakesTheSameTasks(t *testing.T) {
 	}
 }
 
+// A batch comes whole: what of it is done already is not routed again.
+func TestRecordsBelowThePositionAreSkipped(t *testing.T) {
+	w := newWorld(t, false, nil)
+	w.subscribe("sub_1", "c_a", FormatStandard, "*")
+	tp, key, value, _ := w.sample("booking.creation", "c_a")
+	b := kafka.Batch{TP: tp, Next: 101}
+	for offset := range int64(101) {
+		b.Records = append(b.Records, kafka.Record{Offset: offset, Time: w.client.BrokerNow().UnixMilli(), Key: key, Value: value})
+	}
+	r := w.router(nil)
+	r.owned.take(map[kafka.TP]start{tp: {offset: 99, committed: true}}, nil)
+	if err := r.handle(w.ctx, []kafka.Batch{b}); err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range w.tasks(2, false) {
+		if task.Source.Offset < 99 {
+			t.Errorf("offset %d was routed", task.Source.Offset)
+		}
+	}
+}
+
 // A body over the limit is left out, and the task says so: the deliverer ends it as too_large.
 func TestABodyOverTheLimitIsLeftOut(t *testing.T) {
 	w := newWorld(t, false, nil)
