@@ -160,7 +160,7 @@ func parseTime(l logical, s string) (int64, string) {
 	var v int64
 	switch l {
 	case logicalDate:
-		v, _ = floorDiv(t.Unix(), 86_400)
+		v = t.Unix() / 86_400 // it is midnight: nothing is cut off
 	case logicalTimeMillis, logicalTimeMicros:
 		v = int64(time.Duration(t.Hour())*time.Hour+time.Duration(t.Minute())*time.Minute+time.Duration(t.Second())*time.Second+
 			time.Duration(t.Nanosecond())) / int64(text.unit)

@@ -188,6 +188,31 @@ func TestRecordsRefuseEveryTruncationAndTail(t *testing.T) {
 	}
 }
 
+// TestRecordsRefuseBrokenValues that the generic tests do not meet.
+func TestRecordsRefuseBrokenValues(t *testing.T) {
+	b := AppendProgress(nil, &Progress{Partition: 1})
+	for at, c := range map[int]struct {
+		b    []byte
+		want error
+	}{
+		frameLength + 6: {[]byte{2}, errBoolean},                                                      // done
+		frameLength + 2: {[]byte{0xfe, 0xff, 0xff, 0xff, 0x7f}, errIntRange},                          // partition
+		frameLength:     {[]byte{1}, errNegative},                                                     // length of replay
+		frameLength + 1: {bytes.Repeat([]byte{0xff}, 11), errVarint},                                  // length of topic
+		frameLength + 7: {[]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2}, errVarint}, // at
+	} {
+		bad := append(append(append([]byte(nil), b[:at]...), c.b...), b[at+1:]...)
+		if err := DecodeProgress(bad, new(Progress)); !errors.Is(err, c.want) {
+			t.Errorf("at %d: %v, want %v", at, err, c.want)
+		}
+	}
+	task := AppendTask(nil, &Task{})
+	task[len(task)-3] = 4 // the union of last
+	if err := DecodeTask(task, new(Task)); !errors.Is(err, errUnionIndex) {
+		t.Errorf("branch 2 of last: %v", err)
+	}
+}
+
 func TestNewerSchemaSaysUpgrade(t *testing.T) {
 	for _, rec := range ownRecords() {
 		b := rec.encode(rec.sample)
