@@ -36,19 +36,22 @@ type decision struct {
 // A version more than one above what stands means that the cleaner took what lay between, while this reader was away for longer than the compaction lag
 // (an hour, at least): it is taken like a first record.
 //
-// young says that the record was appended within the compaction lag, so that nothing can be missing right before it but what this reader has seen.
+// What is taken like a first record may be contradicted by one that the cleaner took, so it is not settled: who would build on C2 would lose B2. No record
+// can settle it, not even a repair, which may have been written by somebody who was late himself. Time does: within the compaction lag the loser or the
+// partition's owner has repaired what was to be repaired. young says that the record was appended less than that long ago. Since the cleaner takes nothing
+// within the lag, what is young and not settled is only ever seen where the lag on the topic is shorter than the configured one.
 func decide(s stands, version int64, repair, young bool) decision {
 	switch {
 	case version < 1: // no writer of ours writes that
 		return decision{false, s.reject()}
 	case s.version == 0:
 		// The first version of a subscription has one writer, who made up its id; nothing can contradict it.
-		return decision{true, stands{version: version, settled: version == 1 || repair || !young}}
+		return decision{true, stands{version: version, settled: version == 1 || !young}}
 	case version > s.version:
 		next := version == s.version+1 && s.settled
-		return decision{true, stands{version: version, settled: next || repair || !young}}
+		return decision{true, stands{version: version, settled: next || !young}}
 	case version == s.version && repair:
-		return decision{true, stands{version: version, settled: true}}
+		return decision{true, stands{version: version, settled: s.settled || !young}}
 	}
 	return decision{false, s.reject()}
 }

@@ -333,6 +333,7 @@ func (t *Table) apply(partition int32, rec *kafka.Record) error {
 	var before stands
 	if s != nil {
 		before = s.stands
+		before.settled = t.settled(s.live.Load(), before)
 	}
 	d := decide(before, l.Version, l.Repair, t.young(rec.Time))
 	if d.accept {

@@ -65,7 +65,7 @@ func random26() string {
 // Create makes a subscription and returns when it is live: every event that is published after Create has returned is delivered, and none from before the
 // cut that the record holds. The secret is returned here and never again. The error is Refusals, ErrUnknown or one of Kafka's.
 func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, error) {
-	s, plain, err := w.draft(d)
+	s, plain, err := w.draft(d, w.c.BrokerNow())
 	if err != nil {
 		return nil, secrets.Secret{}, err
 	}
@@ -76,7 +76,6 @@ func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, er
 		return nil, secrets.Secret{}, err
 	}
 	live := schemas.Cut{Kind: schemas.CutLive}
-	s.CreatedAt = w.c.BrokerNow().UnixMilli()
 	l, cut, err := w.writeCut(ctx, s, live)
 	if errors.Is(err, errLost) { // the first write was slow, and somebody changed the subscription before it got its later cut
 		_, err = w.change(ctx, s.ID, func(ctx context.Context, s *schemas.Subscription) (*Live, error) {
@@ -99,13 +98,13 @@ func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, er
 	return l, plain, nil
 }
 
-// draft checks a draft and makes its record, without times and spans.
-func (w *Writer) draft(d Draft) (*schemas.Subscription, secrets.Secret, error) {
+// draft checks a draft and makes its record, without spans.
+func (w *Writer) draft(d Draft, now time.Time) (*schemas.Subscription, secrets.Secret, error) {
 	c := &checks{policy: w.policy}
 	s := &schemas.Subscription{
 		ID: "sub_" + random26(), Version: 1,
 		Company: c.company(d.Company, d.Operator), Name: c.name(d.Name), URL: c.url(d.URL), Events: c.events(d.Events), Format: c.format(d.Format),
-		State: schemas.StateActive, BackfillFrom: d.BackfillFrom,
+		State: schemas.StateActive, BackfillFrom: d.BackfillFrom, CreatedAt: now.UnixMilli(),
 	}
 	c.headers(d.Headers)
 	s.Schedule, s.TimeoutMs = c.schedule(d.Schedule), c.timeout(d.Timeout)
@@ -130,7 +129,7 @@ func (w *Writer) draft(d Draft) (*schemas.Subscription, secrets.Secret, error) {
 	if err != nil {
 		return nil, secrets.Secret{}, err
 	}
-	s.Secrets = []schemas.Secret{{ID: id, Kind: "v1", Value: sealed, Fingerprint: secrets.Fingerprint(plain), CreatedAt: w.c.BrokerNow().UnixMilli()}}
+	s.Secrets = []schemas.Secret{{ID: id, Kind: "v1", Value: sealed, Fingerprint: secrets.Fingerprint(plain), CreatedAt: now.UnixMilli()}}
 	return s, plain, nil
 }
 
