@@ -63,9 +63,16 @@ type reader struct {
 	bodyWaited bool
 }
 
-// Read counts what the receiver sent; bufio calls it.
+// Read counts what the receiver sent; bufio calls it. A time-out before the deadline is that of an earlier send on this connection: the right one is set
+// then, once.
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.src.Read(p)
+	if n == 0 && r.conn != nil && r.conn.until.Before(r.deadline) && !r.conn.until.IsZero() && errors.Is(err, os.ErrDeadlineExceeded) {
+		r.conn.until = r.deadline
+		if err = r.conn.SetDeadline(r.deadline); err == nil {
+			n, err = r.src.Read(p)
+		}
+	}
 	r.received += int64(n)
 	return n, err
 }
@@ -330,6 +337,7 @@ func (r *reader) awaitBody() {
 	r.bodyWaited = true
 	if t := time.Now().Add(bodyWait); t.Before(r.deadline) {
 		r.conn.SetReadDeadline(t)
+		r.conn.until = time.Time{}
 	}
 }
 

@@ -226,7 +226,19 @@ type conn struct {
 	key        string
 	address    string
 	born, used time.Time // used is zero before the first answer
+	until      time.Time // the deadline that stands on both directions; zero if another was set since
 	fresh      bool
+}
+
+// arm sees to it that the connection's deadline is the given one or lies, not farther than half of what is left, before it. Moving a deadline moves two
+// timers of the runtime, which costs more than the peek and the parsing together; so a busy connection keeps its deadline for some sends, and who runs
+// into one too early extends it (reader.Read). It is never later than the one that was asked for.
+func (k *conn) arm(now, deadline time.Time) error {
+	if !k.until.After(deadline) && k.until.Sub(now) >= deadline.Sub(now)/2 {
+		return nil
+	}
+	k.until = deadline
+	return k.SetDeadline(deadline)
 }
 
 var errSenderClosed = errors.New("the sender is closed")
@@ -266,6 +278,7 @@ func (s *Sender) exchange(k *conn, w *Scratch, head, body []byte, deadline time.
 	if werr == nil && len(body) > 0 {
 		if early := deadline.Add(-lastWord); time.Until(early) > lastWord {
 			k.SetWriteDeadline(early)
+			k.until = time.Time{}
 		}
 		n, werr = k.Write(body)
 		total += n
@@ -329,7 +342,7 @@ func (s *Sender) take(t *Target, now, deadline time.Time) (*conn, error) {
 		if k == nil {
 			return s.connect(t, deadline)
 		}
-		if k.key == t.key && now.Sub(k.used) < idleFor && now.Sub(k.born) < maxAge && k.SetDeadline(deadline) == nil && k.isQuiet() {
+		if k.key == t.key && now.Sub(k.used) < idleFor && now.Sub(k.born) < maxAge && k.arm(now, deadline) == nil && k.isQuiet() {
 			k.fresh = false
 			return k, nil
 		}
@@ -356,7 +369,7 @@ func (s *Sender) connect(t *Target, deadline time.Time) (*conn, error) {
 		tcp.Close()
 		return nil, errSenderClosed
 	}
-	if err = tcp.SetDeadline(deadline); err == nil && t.tls != nil {
+	if err = k.arm(k.born, deadline); err == nil && t.tls != nil {
 		c := tls.Client(tcp, t.tls)
 		if k.Conn, err = c, c.Handshake(); err != nil {
 			err = &handshakeError{err}
@@ -439,6 +452,7 @@ func (s *Sender) give(k *conn) bool {
 // taking a time-out for a broken connection, which a test watches.
 func (k *conn) tlsDrained() bool {
 	k.SetReadDeadline(time.Unix(1, 0))
+	k.until = time.Time{}
 	n, err := k.Read(k.one[:])
 	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }

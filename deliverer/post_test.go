@@ -648,6 +648,31 @@ func TestDeadlineCoversDialWriteAndHead(t *testing.T) {
 	}
 }
 
+// A busy connection keeps the deadline of an earlier send; a later send that waits longer must still get all of its own time, and no more.
+func TestAKeptDeadlineCutsNoSendShort(t *testing.T) {
+	s := serveRaw(t, func(s *rawReceiver, c net.Conn, br *bufio.Reader, _ int) {
+		s.readRequest(br)
+		io.WriteString(c, ok200)
+		s.readRequest(br)
+		<-time.After(700 * time.Millisecond)
+		io.WriteString(c, ok200)
+		s.readRequest(br)
+		io.Copy(io.Discard, br)
+	})
+	p := newPoster(t, s.addr)
+	p.want(600*time.Millisecond, "200")
+	first := p.sender.idle[0].until
+	p.want(time.Second, "200")
+	if s.conns.Load() != 1 || !p.sender.idle[0].until.After(first) {
+		t.Errorf("%d connections; the deadline was %s, is %s", s.conns.Load(), first, p.sender.idle[0].until)
+	}
+	start := time.Now()
+	p.want(800*time.Millisecond, "timeout")
+	if took := time.Since(start); took < 800*time.Millisecond {
+		t.Errorf("cut short after %s", took)
+	}
+}
+
 // Eight senders share one lane's connections; each answer must be the sender's own, while the receiver closes and plants.
 func TestConcurrentAnswersAreTheSendersOwn(t *testing.T) {
 	s := serveRaw(t, func(s *rawReceiver, c net.Conn, br *bufio.Reader, _ int) {
