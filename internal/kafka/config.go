@@ -115,8 +115,7 @@ func (c Config) validateTimes(bad func(field, format string, args ...any)) {
 	for i, t := range c.Tiers {
 		if t < time.Second || t > 24*time.Hour {
 			bad(fmt.Sprintf("tiers[%d]", i), "%v: must lie between 1s (less is waited in memory) and 24h", t)
-		}
-		if t%time.Second != 0 {
+		} else if t%time.Second != 0 {
 			bad(fmt.Sprintf("tiers[%d]", i), "%v: must be whole seconds, because the topic is named after it", t)
 		}
 		if i > 0 && t <= c.Tiers[i-1] {
