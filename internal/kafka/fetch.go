@@ -299,11 +299,15 @@ func (f *Fetcher) direct(ctx context.Context, wg *sync.WaitGroup) {
 			return
 		}
 		var again <-chan time.Time
-		if homeless := f.place(ctx, wg); homeless {
-			again = time.After(backoff(try))
-			try++
-		} else {
+		homeless, wait := f.place(ctx, wg)
+		if !homeless {
 			try = 0
+		} else if d := backoff(try); wait == 0 || d < wait {
+			wait = d
+			try++
+		}
+		if wait > 0 {
+			again = time.After(wait)
 		}
 		select {
 		case <-ctx.Done():
@@ -314,8 +318,8 @@ func (f *Fetcher) direct(ctx context.Context, wg *sync.WaitGroup) {
 	}
 }
 
-// place does one round of the director. homeless: some partition's leader is not known.
-func (f *Fetcher) place(ctx context.Context, wg *sync.WaitGroup) (homeless bool) {
+// place does one round of the director. homeless: some partition's leader is not known. wait, if not 0: one must be placed after it.
+func (f *Fetcher) place(ctx context.Context, wg *sync.WaitGroup) (homeless bool, wait time.Duration) {
 	f.mu.Lock()
 	lost := f.stale
 	f.stale = false
@@ -338,6 +342,12 @@ func (f *Fetcher) place(ctx context.Context, wg *sync.WaitGroup) (homeless bool)
 		if p.loop != nil {
 			continue
 		}
+		if d := time.Until(p.notBefore); d > 0 {
+			if wait == 0 || d < wait {
+				wait = d
+			}
+			continue
+		}
 		addr, ok := f.c.meta.leader(tp)
 		if !ok {
 			homeless = true
@@ -353,11 +363,11 @@ func (f *Fetcher) place(ctx context.Context, wg *sync.WaitGroup) (homeless bool)
 		l.topics[tp.Topic] = tp.Topic
 		i, _ := slices.BinarySearchFunc(l.parts, p, comparePositions)
 		l.parts = slices.Insert(l.parts, i, p)
-		if !p.notBefore.After(time.Now()) {
+		if p.tries <= 4 { // one that fails for long must not disturb the others each time
 			l.interrupt()
 		}
 	}
-	return homeless
+	return homeless, wait
 }
 
 func comparePositions(a, b *position) int {
