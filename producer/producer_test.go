@@ -412,6 +412,7 @@ func BenchmarkPublish(b *testing.B) {
 	evs := samples(500, "booking.amendment")
 	b.ReportAllocs()
 	b.SetParallelism(200)
+	b.ResetTimer()
 	var next atomic.Int64
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
