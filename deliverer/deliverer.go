@@ -290,7 +290,7 @@ func (d *Deliverer) changed(id string) {
 	l := d.lanes[id]
 	d.lanesMu.RUnlock()
 	if l != nil {
-		l.dirty.Store(true)
+		l.changes.Add(1)
 	}
 }
 

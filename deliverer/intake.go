@@ -289,7 +289,7 @@ func (in *intake) catchUp(ctx context.Context) {
 			newest = max(newest, it.SubscriptionVersion)
 		}
 		live, ok := d.table.Get(l.id)
-		l.dirty.Store(true)
+		l.changes.Add(1)
 		if !ok && err != nil {
 			// Not knowing is not knowing that it is gone: these wait in a tier.
 			in.unknown(l)

@@ -77,7 +77,7 @@ type lane struct {
 	answer   time.Duration // how long an answer takes, lately
 
 	conns    *Sender     // its connections, shared with no other subscription
-	dirty    atomic.Bool // the subscription's record has changed
+	changes  atomic.Uint64 // of the subscription's record, counted
 	settings atomic.Pointer[settings]
 	setMu    sync.Mutex // one rebuild at a time
 	known    int64      // the newest version that a task has asked for; under mu
@@ -198,7 +198,7 @@ func newLane(d *Deliverer, id string, now time.Time) *lane {
 	l := &lane{d: d, id: id, byID: map[string]*item{}, entities: map[string]*item{}, want: 1, usedAt: now, tickAt: now, endedAt: now}
 	l.conns = NewSender(d.dial)
 	l.press = newPressure(defaultConcurrency, 0)
-	l.dirty.Store(true)
+	l.changes.Add(1)
 	return l
 }
 

@@ -11,6 +11,7 @@ import (
 
 // settings are one version of a subscription, made ready for its lane's senders. Immutable.
 type settings struct {
+	change uint64 // of the lane's changes, the last one that they hold
 	live     *subscriptions.Live // nil: the table has no such subscription
 	target   *Target
 	schedule []time.Duration
@@ -22,19 +23,22 @@ type settings struct {
 	detail  string
 }
 
-// settingsNow are the settings as the table has them now. A change note marks the lane dirty, and the next try rebuilds; so no change is missed that was
-// in the table before the try.
+// settingsNow are the settings as the table has them now. A change note counts the lane's changes up after the table has changed, and settings name the
+// count that they were made at: whoever finds another count makes them anew. A flag that is cleared would not do: between clearing it and storing what
+// was made, another sender would take the old settings for the new ones, or none at all on a young lane.
 func (l *lane) settingsNow() *settings {
-	if !l.dirty.Load() {
-		return l.settings.Load()
+	if set := l.settings.Load(); set != nil && set.change == l.changes.Load() {
+		return set
 	}
 	l.setMu.Lock()
 	defer l.setMu.Unlock()
-	if !l.dirty.Swap(false) { // cleared before the table is read: a change in between makes it dirty again
-		return l.settings.Load()
-	}
+	change := l.changes.Load() // before the table is read: a change in between makes the next try look again
 	old := l.settings.Load()
+	if old != nil && old.change == change { // another sender was here first
+		return old
+	}
 	set := l.d.readSettings(l.id)
+	set.change = change
 	l.settings.Store(set)
 	if old != nil && old.live != nil && (set.live == nil || set.live.URL != old.live.URL || set.live.State != schemas.StateActive) {
 		l.conns.CloseIdle(time.Now())
