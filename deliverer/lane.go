@@ -76,7 +76,7 @@ type lane struct {
 	rate     float64       // answers per second, lately
 	answer   time.Duration // how long an answer takes, lately
 
-	conns    *Sender     // its connections, shared with no other subscription
+	conns    *Sender       // its connections, shared with no other subscription
 	changes  atomic.Uint64 // of the subscription's record, counted
 	settings atomic.Pointer[settings]
 	setMu    sync.Mutex // one rebuild at a time

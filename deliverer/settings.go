@@ -11,7 +11,7 @@ import (
 
 // settings are one version of a subscription, made ready for its lane's senders. Immutable.
 type settings struct {
-	change uint64 // of the lane's changes, the last one that they hold
+	change   uint64              // of the lane's changes, the last one that they hold
 	live     *subscriptions.Live // nil: the table has no such subscription
 	target   *Target
 	schedule []time.Duration
