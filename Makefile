@@ -1,0 +1,47 @@
+# `make` alone explains every target. Nothing but Go is needed for demo, dev, test, build; the others say what they need.
+SHELL := bash
+GO ?= go
+FUZZTIME ?= 10s
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Another release of staticcheck finds other things: it is named, and raised on purpose.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test test-kafka test-faults lint build bench fuzz clean
+
+help: ## explain the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## the whole path in memory, counted: 26 event types, failing receivers; ends by itself, exit 1 if anything is lost or doubled
+	./bin/hookferry demo
+
+dev: build ## a whole world in one process, to play with; not for production
+	./bin/hookferry dev
+
+test: ## all tests in memory
+	$(GO) test ./...
+
+test-kafka: ## the house tests and those of Kafka's and Redis' clients, on real ones that it starts and stops (needs java 17, mvn, redis-server, python3)
+	.ci/test-kafka
+
+test-faults: ## kill -9, Redis gone, replicas that come and go, while events flow on a real Kafka (the same needs)
+	$(GO) run ./bench/faults
+
+lint: ## gofmt, vet, staticcheck, who may import whom, a tidy go.mod
+	@unformatted=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs gofmt -l); test -z "$$unformatted" || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test -count=1 -run 'TestImports' .
+	$(GO) mod tidy -diff
+
+build: ## bin/hookferry, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.release=$(VERSION)" -o bin/hookferry ./cmd/hookferry
+
+bench: ## measure throughput, latency and CPU from outside, on a real Kafka and Redis, against a bare loop of signed POSTs (the needs of test-kafka)
+	$(GO) run ./bench
+
+fuzz: ## every fuzz test, FUZZTIME each (default 10s)
+	.ci/fuzz $(FUZZTIME)
+
+clean: ## what was built
+	rm -rf bin

@@ -1,0 +1,244 @@
+// Package hookferry holds the rules that no single room can hold: who may import whom, and who may reach the network.
+package hookferry
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/hookferry/hookferry/"
+
+// rooms says which rooms each room may import, as docs/design.md lists them. A package belongs to the longest room that its path starts with. "*": all.
+var rooms = map[string][]string{
+	"schemas":                {},
+	"deliverer/egress":       {},
+	"deliverer/signature":    {},
+	"internal/secrets":       {"schemas"},
+	"internal/kafka":         {"schemas", "deliverer/egress"},
+	"internal/subscriptions": {"schemas", "internal/kafka", "internal/secrets", "deliverer/egress"},
+	"internal/host":          {},
+	"internal/sandbox":       {"schemas", "internal/kafka", "internal/subscriptions", "internal/secrets", "internal/host", "deliverer/signature"},
+	"producer":               {"schemas", "internal/kafka"},
+	"router":                 {"schemas", "internal/kafka", "internal/subscriptions", "internal/secrets", "internal/host"},
+	"deliverer": {"schemas", "internal/kafka", "internal/subscriptions", "internal/secrets", "internal/host",
+		"deliverer/egress", "deliverer/signature"},
+	"cmd/hookferry": {"*"},
+	"house":         {"*"},
+	"bench":         {"*"},
+}
+
+// room is the longest room that a path inside the module starts with; empty: none.
+func room(path string) string {
+	best := ""
+	for r := range rooms {
+		if (path == r || strings.HasPrefix(path, r+"/")) && len(r) > len(best) {
+			best = r
+		}
+	}
+	return best
+}
+
+// arrow says whether a package may import another, both of them ours; empty: it may.
+func arrow(from, to string) string {
+	fromRoom, toRoom := room(from), room(to)
+	switch {
+	case fromRoom == "":
+		return from + " belongs to no room: name it in docs/design.md and here"
+	case fromRoom == toRoom, slices.Contains(rooms[fromRoom], "*") && toRoom != "house" && toRoom != "cmd/hookferry":
+		return ""
+	case !slices.Contains(rooms[fromRoom], toRoom):
+		return from + " may not import " + to + ": " + fromRoom + " may import " + strings.Join(rooms[fromRoom], ", ")
+	}
+	return ""
+}
+
+func TestImportsGoDownwardOnly(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "./...").Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %s", exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	packages := 0
+	for d := json.NewDecoder(bytes.NewReader(out)); ; packages++ {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		from, ours := strings.CutPrefix(p.ImportPath, module)
+		if !ours {
+			continue // the package of this test
+		}
+		for _, i := range p.Imports {
+			if to, ours := strings.CutPrefix(i, module); ours {
+				if problem := arrow(from, to); problem != "" {
+					t.Error(problem)
+				}
+			}
+		}
+	}
+	if packages < len(rooms) {
+		t.Errorf("only %d packages were looked at", packages)
+	}
+}
+
+func TestImportsRuleKnowsAWrongArrow(t *testing.T) {
+	for _, c := range []struct {
+		from, to string
+		ok       bool
+	}{
+		{"router", "deliverer", false},
+		{"deliverer", "router", false},
+		{"deliverer/egress", "schemas", false},
+		{"schemas", "internal/kafka", false},
+		{"internal/kafka", "internal/subscriptions", false},
+		{"internal/host", "schemas", false},
+		{"producer", "internal/subscriptions", false},
+		{"bench", "cmd/hookferry", false},
+		{"pkg/util", "schemas", false},
+		{"deliverer", "deliverer/egress", true},
+		{"router", "internal/kafka", true},
+		{"bench/faults", "bench/rig", true},
+		{"cmd/hookferry", "internal/sandbox", true},
+	} {
+		if problem := arrow(c.from, c.to); (problem == "") != c.ok {
+			t.Errorf("%s -> %s: %q, want ok %v", c.from, c.to, problem, c.ok)
+		}
+	}
+}
+
+// outbound are the names that open a connection or send a request, by package. Who uses them by himself goes past the guard of deliverer/egress.
+var outbound = map[string][]string{
+	"net/http":   {"Client", "Transport", "DefaultClient", "DefaultTransport", "Get", "Head", "Post", "PostForm"},
+	"net":        {"Dial", "DialTimeout", "Dialer", "DialTCP", "DialUDP", "DialIP", "DialUnix"},
+	"crypto/tls": {"Dial", "DialWithDialer", "Dialer"},
+}
+
+// mayDial are the places that open connections: the guard itself, and where the operator's own Kafka and Redis are dialled. The bench sends from outside.
+var mayDial = map[string][]string{
+	"deliverer/egress/":  {"net/http", "net", "crypto/tls"},
+	"internal/kafka/":    {"net"},
+	"deliverer/dedup.go": {"net"}, // Redis
+	"bench/":             {"net/http", "net"},
+}
+
+func allowed(path, pkg string) bool {
+	for place, pkgs := range mayDial {
+		if strings.HasPrefix(path, place) && slices.Contains(pkgs, pkg) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestImportsOnlyTheGuardReachesTheNetwork(t *testing.T) {
+	files := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != "." && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir
+		case d.IsDir(), !strings.HasSuffix(path, ".go"), strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		files++
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, use := range outboundUses(f) {
+			if !allowed(filepath.ToSlash(path), use.pkg) {
+				t.Errorf("%s: %s.%s opens connections past deliverer/egress", fset.Position(use.pos), use.pkg, use.name)
+			}
+		}
+		return nil
+	})
+	if err != nil || files < 50 {
+		t.Errorf("%d files: %v", files, err)
+	}
+}
+
+type outboundUse struct {
+	pkg, name string
+	pos       token.Pos
+}
+
+// outboundUses finds the names of outbound in a file, under whatever name their package was imported.
+func outboundUses(f *ast.File) []outboundUse {
+	names := map[string]string{}
+	var uses []outboundUse
+	for _, i := range f.Imports {
+		pkg, err := strconv.Unquote(i.Path.Value)
+		if err != nil || !slices.Contains(slices.Collect(maps.Keys(outbound)), pkg) {
+			continue
+		}
+		name := pkg[strings.LastIndex(pkg, "/")+1:]
+		if i.Name != nil {
+			name = i.Name.Name
+		}
+		if name == "." {
+			uses = append(uses, outboundUse{pkg, "(dot import)", i.Pos()})
+		}
+		names[name] = pkg
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		// *http.Client names what the guard hands out; nobody can make one by that.
+		if star, ok := n.(*ast.StarExpr); ok {
+			if s, ok := star.X.(*ast.SelectorExpr); ok && s.Sel.Name == "Client" {
+				return false
+			}
+		}
+		s, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		if x, ok := s.X.(*ast.Ident); ok && slices.Contains(outbound[names[x.Name]], s.Sel.Name) {
+			uses = append(uses, outboundUse{names[x.Name], s.Sel.Name, s.Pos()})
+		}
+		return true
+	})
+	return uses
+}
+
+func TestImportsRuleSeesThroughOtherNames(t *testing.T) {
+	const src = `package p
+import ( h "net/http"; "net"; "crypto/tls" )
+var c h.Client
+var d *h.Client
+var e = new(h.Client)
+var _ = h.StatusOK
+func f() { net.Dial("tcp", ""); tls.Dial("tcp", "", nil); var d net.Dialer; _ = d; net.Listen("tcp", ""); h.Get("") }`
+	f, err := parser.ParseFile(token.NewFileSet(), "p.go", src, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, u := range outboundUses(f) {
+		got = append(got, u.pkg+"."+u.name)
+	}
+	if want := []string{"net/http.Client", "net/http.Client", "net.Dial", "crypto/tls.Dial", "net.Dialer", "net/http.Get"}; !slices.Equal(got, want) {
+		t.Errorf("%v\nwant %v", got, want)
+	}
+}
