@@ -3,6 +3,7 @@ package egress
 import (
 	"errors"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -259,4 +260,17 @@ func FuzzCheckURL(f *testing.F) {
 			t.Fatalf("net/url sends %q %q for %q %q", v.Host, v.RequestURI(), u.HostHeader(), u.Target())
 		}
 	})
+}
+
+// Codes are an interface: people look them up.
+func TestEveryCodeIsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/receivers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range Codes() {
+		if !strings.Contains(string(text), "`"+code+"`") {
+			t.Errorf("%s is not in docs/receivers.md", code)
+		}
+	}
 }
