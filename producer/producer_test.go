@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -262,6 +263,12 @@ func TestPublishBlocksWhileTheBufferIsFull(t *testing.T) {
 	go func() { blocked <- p.Publish(ctx, big(2)) }()
 	third := make(chan error)
 	go func() { third <- p.Publish(w.ctx, big(3)) }()
+	for p.Blocked() < 2 {
+		if w.ctx.Err() != nil {
+			t.Fatal("a full buffer blocks nobody")
+		}
+		runtime.Gosched()
+	}
 	leave()
 	if err := <-blocked; !errors.Is(err, producer.ErrRejected) || !errors.Is(err, context.Canceled) {
 		t.Errorf("who leaves before there was room: got %v", err)
