@@ -10,7 +10,6 @@ import (
 	mrand "math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hookferry/hookferry/deliverer/egress"
@@ -44,13 +43,18 @@ type Writer struct {
 	append *kafka.Appender
 
 	// Changes of one subscription by one process go one after the other: they would only lose against each other.
-	seed  maphash.Seed
-	locks [64]sync.Mutex
+	seed maphash.Seed
+	// Channels and not mutexes: one is held while Kafka answers, and who waits for it shall heed his context (and let virtual time pass).
+	locks [64]chan struct{}
 }
 
 // NewWriter makes a writer.
 func NewWriter(c *kafka.Client, t *Table, k *secrets.Keyring, policy *egress.Policy, cfg Config) *Writer {
-	return &Writer{c: c, table: t, keys: k, policy: policy, cfg: cfg, append: c.NewAppender(kafka.AppenderConfig{}), seed: maphash.MakeSeed()}
+	w := &Writer{c: c, table: t, keys: k, policy: policy, cfg: cfg, append: c.NewAppender(kafka.AppenderConfig{}), seed: maphash.MakeSeed()}
+	for i := range w.locks {
+		w.locks[i] = make(chan struct{}, 1)
+	}
+	return w
 }
 
 var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
@@ -287,9 +291,13 @@ func (w *Writer) write(ctx context.Context, s *schemas.Subscription) (*Live, err
 // change applies edit to what stands and writes it, as often as it takes until no other writer comes in between. edit gets a copy whose slices it must
 // replace, not write into; it may return errNothing.
 func (w *Writer) change(ctx context.Context, id string, put func(context.Context, *schemas.Subscription) (*Live, error), edit func(*Live, *schemas.Subscription) error) (*Live, error) {
-	lock := &w.locks[maphash.String(w.seed, id)%uint64(len(w.locks))]
-	lock.Lock()
-	defer lock.Unlock()
+	lock := w.locks[maphash.String(w.seed, id)%uint64(len(w.locks))]
+	select {
+	case lock <- struct{}{}:
+		defer func() { <-lock }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	for losses := 0; ; losses++ {
 		l, err := w.standing(ctx, id)
 		if err != nil {
