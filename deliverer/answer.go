@@ -279,9 +279,13 @@ func (r *reader) body(f frame, a *Answer) error {
 			return cmp.Or(err, malformed("chunk end"))
 		}
 	}
-	for { // trailers are only read to find their end
-		if b, err := r.line(&r.headLeft); err != nil || len(b) == 0 {
+	for { // trailers are only read to find their end; what is no field there may be the next answer's beginning
+		b, err := r.line(&r.headLeft)
+		if err != nil || len(b) == 0 {
 			return err
+		}
+		if name, _, ok := bytes.Cut(b, []byte(":")); !ok || !isToken(name) {
+			return malformed("trailer")
 		}
 	}
 }

@@ -121,6 +121,7 @@ func TestAnswers(t *testing.T) {
 		{"chunk size 0x2", "HTTP/1.1 200 OK\r\n" + te + "\r\n0x2\r\nok\r\n0\r\n\r\n", "200", false},
 		{"chunk size with a space before", "HTTP/1.1 200 OK\r\n" + te + "\r\n 2\r\nok\r\n0\r\n\r\n", "200", false},
 		{"chunk size signed", "HTTP/1.1 200 OK\r\n" + te + "\r\n+2\r\nok\r\n0\r\n\r\n", "200", false},
+		{"a trailer that is no field", "HTTP/1.1 200 OK\r\n" + te + "\r\n0\r\n0\r\n\r\n", "200", false},
 		{"chunk longer than its size", "HTTP/1.1 200 OK\r\n" + te + "\r\n2\r\noklahoma\r\n0\r\n\r\n", "200", false},
 		{"bare LF in chunk lines", "HTTP/1.1 200 OK\r\n" + te + "\r\n2\nok\n0\n\n", "200", false},
 		{"chunk extensions of 4,000 B", "HTTP/1.1 200 OK\r\n" + te + "\r\n" + strings.Repeat("1;x="+strings.Repeat("a", 4000)+"\r\na\r\n", 40), "200", false},
