@@ -20,9 +20,10 @@ const (
 type cutter struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	lose func(api int16) bool // asked for each request
-	deaf atomic.Bool          // what is written is swallowed, and the connection cut
-	lost atomic.Int64
-	seen sync.Map // api -> *atomic.Int64: requests of each kind
+	// deafTo: a produce request is swallowed, and the connection cut.
+	deafTo atomic.Bool
+	lost   atomic.Int64
+	seen   sync.Map // api -> *atomic.Int64: requests of each kind
 }
 
 func (c *cutter) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -69,7 +70,7 @@ func (k *cutConn) Write(b []byte) (int, error) {
 		k.left -= n
 		rest = rest[n:]
 	}
-	if k.c.deaf.Load() {
+	if k.lose && k.c.deafTo.Load() {
 		k.Conn.Close()
 		return len(b), nil
 	}

@@ -10,11 +10,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	kgo "github.com/segmentio/kafka-go"
 
 	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/sandbox"
 )
 
 // running is a Fetcher that runs, and what it handed over.
@@ -163,7 +165,7 @@ func TestAFullPartitionWaitsAndTheOthersDoNot(t *testing.T) {
 	a := cl.NewAppender(kafka.AppenderConfig{})
 	var full atomic.Bool
 	full.Store(true)
-	f := w.run(cl, kafka.FetchConfig{Full: func(tp kafka.TP) bool { return tp == p0 && full.Load() }}, nil)
+	f := w.run(cl, kafka.FetchConfig{MaxWait: 20 * time.Second, Full: func(tp kafka.TP) bool { return tp == p0 && full.Load() }}, nil)
 	f.Assign(map[kafka.TP]int64{p0: 0, p1: 0})
 	w.append(a, p0, "0")
 	w.append(a, p1, "0")
@@ -175,7 +177,11 @@ func TestAFullPartitionWaitsAndTheOthersDoNot(t *testing.T) {
 	}
 	full.Store(false)
 	f.Wake()
+	began := time.Now()
 	f.offsets(p0, 1)
+	if d := time.Since(began); d > 10*time.Second {
+		t.Fatalf("it waited for the poll of the others: %v", d)
+	}
 }
 
 func TestOutOfRangeIsDecidedByThePolicy(t *testing.T) {
@@ -303,23 +309,54 @@ func TestLostFetchAnswersAreAskedForAgain(t *testing.T) {
 }
 
 func TestAMissingTopicHoldsUpNoOtherAndMakesNoHotLoop(t *testing.T) {
-	w := newWorld(t)
-	c := &cutter{dial: w.dial}
-	cl := w.open(w.config(), kafka.Options{Dial: c.Dial})
-	tp := kafka.TP{Topic: w.topic(cl, 1)}
-	a := cl.NewAppender(kafka.AppenderConfig{})
-	f := w.run(cl, kafka.FetchConfig{MaxWait: 50 * time.Millisecond}, nil)
-	f.Assign(map[kafka.TP]int64{tp: 0, {Topic: tp.Topic, Partition: 9}: 0, {Topic: "never-made"}: 0})
-	began := time.Now()
-	for i := range 20 {
-		w.append(a, tp, "x")
-		f.offsets(tp, i+1)
-	}
-	f.stop()
-	const metadata = 3
-	if n := c.count(metadata) + c.count(apiFetch); float64(n) > 100+float64(time.Since(began))/float64(time.Second)*60 {
-		t.Fatalf("%d requests in %v", n, time.Since(began))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		w := &world{t: t, addrs: b.Addrs(), dial: b.Dial}
+		c := &cutter{dial: w.dial}
+		cl, err := kafka.Open(w.config(), kafka.Options{Dial: c.Dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		if _, err := cl.CreateTopics(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		tp := kafka.TP{Topic: cl.Topics().Retry}
+		f := cl.NewFetcher(kafka.FetchConfig{})
+		f.Assign(map[kafka.TP]int64{tp: 0, {Topic: tp.Topic, Partition: 99}: 0, {Topic: "never-made"}: 0})
+		ctx, stop := context.WithCancel(t.Context())
+		came, done := make(chan struct{}), make(chan error)
+		go func() {
+			done <- f.Run(ctx, func(context.Context, []kafka.Batch) error { came <- struct{}{}; return nil })
+		}()
+		const metadata = 3
+		a := cl.NewAppender(kafka.AppenderConfig{})
+		before := c.count(metadata) + c.count(apiFetch)
+		for range 60 {
+			time.Sleep(time.Second) // virtual
+			var r kafka.Records
+			r.Add(tp, nil, nil, []byte("x"))
+			sent := time.Now()
+			if _, err := a.Append(ctx, &r); err != nil {
+				t.Fatal(err)
+			}
+			<-came
+			if d := time.Since(sent); d > 10*time.Millisecond {
+				t.Errorf("it took %v", d)
+			}
+		}
+		if n := c.count(metadata) + c.count(apiFetch) - before; n > 60*8 {
+			t.Errorf("%d requests in a minute", n)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestOffsetsByTime(t *testing.T) {
