@@ -80,7 +80,11 @@ func (b *bench) prepare(ctx context.Context) error {
 	if b.measure < 5*time.Second {
 		warm = 2 * time.Second
 	}
-	if _, _, err := p.Closed(ctx, warm, 3000, 10, b.farm.Count); err != nil {
+	n, _, err := p.Closed(ctx, warm, 3000, 10, b.farm.Count)
+	if err == nil {
+		err = rig.Until(60*time.Second, "the warm-up arrives", func() bool { return b.farm.Count() >= int64(n*10) })
+	}
+	if err != nil {
 		return err
 	}
 	b.report.EventBytes = p.EventBytes()

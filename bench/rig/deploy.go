@@ -44,6 +44,8 @@ type Deployment struct {
 	temp     bool
 	ports    map[string]int
 	keys     string
+
+	publishers int64
 }
 
 // Subscription is what Subscribe makes: one that wants all booking events of a company, at a path of the farm.
@@ -191,9 +193,15 @@ func (d *Deployment) Subscribe(ctx context.Context, subs []Subscription) error {
 	return errors.Join(errs...)
 }
 
-// Publisher appends events of these companies.
+// Publisher appends events of these companies. Each publisher of a deployment counts from a number of its own, the first one from 0, so that what
+// comes late is not taken for what comes next.
 func (d *Deployment) Publisher(companies []string) (*Publisher, error) {
-	return NewPublisher(d.client, companies)
+	p, err := NewPublisher(d.client, companies)
+	if err == nil {
+		p.next = d.publishers * 100_000_000
+		d.publishers++
+	}
+	return p, err
 }
 
 // StartRouter and StartDeliverer start a process under a name and return when it is ready.
