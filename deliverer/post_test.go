@@ -420,6 +420,68 @@ func TestNothingThatWasReceivedIsSentAgain(t *testing.T) {
 	}
 }
 
+// Half of a long request was taken on a used connection: the receiver may have acted on it.
+func TestAHalfWrittenRequestIsNotSentAgain(t *testing.T) {
+	s := serveRaw(t, func(s *rawReceiver, c net.Conn, br *bufio.Reader, n int) {
+		s.readRequest(br)
+		io.WriteString(c, ok200)
+		io.ReadFull(br, make([]byte, 300))
+	})
+	p := newPoster(t, s.addr)
+	p.want(soon, "200")
+	p.task.Body = make([]byte, 16<<20)
+	p.want(soon, "reset")
+	if s.conns.Load() != 1 || p.a.Written || p.a.Sent == 0 {
+		t.Errorf("%d connections, written %v, sent %d", s.conns.Load(), p.a.Written, p.a.Sent)
+	}
+}
+
+// onePiece holds back what is written until it is told to let go: two TLS records then come with one read of the client.
+type onePiece struct {
+	net.Conn
+	hold bool
+	kept []byte
+}
+
+func (c *onePiece) Write(b []byte) (int, error) {
+	c.kept = append(c.kept, b...)
+	if c.hold {
+		return len(b), nil
+	}
+	_, err := c.Conn.Write(c.kept)
+	c.kept = nil
+	return len(b), err
+}
+
+// The planted record lies inside the client's TLS layer, where no peek at the kernel finds it.
+func TestPlantedRecordThatWasReadWithTheAnswer(t *testing.T) {
+	ts := httptest.NewUnstartedServer(http.NotFoundHandler())
+	ts.StartTLS()
+	defer ts.Close()
+	s := serveRaw(t, func(s *rawReceiver, c net.Conn, _ *bufio.Reader, n int) {
+		joined := &onePiece{Conn: c}
+		tc := tls.Server(joined, &tls.Config{Certificates: ts.TLS.Certificates, SessionTicketsDisabled: true})
+		for br := bufio.NewReader(tc); ; {
+			if _, err := s.readRequest(br); err != nil {
+				return
+			}
+			joined.hold = n == 1
+			io.WriteString(tc, ok200)
+			joined.hold = false
+			if n == 1 {
+				io.WriteString(tc, "HTTP/1.1 299 Planted\r\nContent-Length: 2\r\n\r\nno")
+			}
+		}
+	})
+	pool := x509.NewCertPool()
+	pool.AddCert(ts.Certificate())
+	p := posterTLS(t, s.addr, &tls.Config{RootCAs: pool, ServerName: "example.com"})
+	p.want(soon, "200")
+	p.kept(0)
+	p.want(soon, "200")
+	p.kept(1)
+}
+
 func TestEarlyAnswers(t *testing.T) {
 	early := func(answer string, after int) *rawReceiver {
 		return serveRaw(t, func(_ *rawReceiver, c net.Conn, _ *bufio.Reader, _ int) {
