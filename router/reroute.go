@@ -19,8 +19,8 @@ import (
 	"github.com/hookferry/hookferry/schemas"
 )
 
-// A reroute sends undecodable records through again, after the reason is gone: a schema was registered, a release knows a newer one. It is an
-// order in `replays`; whoever owns a partition of `undecodable` works off its part of it, up to the end that the order names. A record goes
+// A reroute sends undecodable records through again, after the reason is gone: a schema was registered, a release knows a newer one. It is a
+// record in `replays`; whoever owns a partition of `undecodable` works off its part of it, up to the end that the record names. A record goes
 // through with the coordinates and the append time of the event it was, so it is matched by the spans of that time, and its tasks have the
 // ids that they would have had: sending a record through twice adds nothing that the marks do not drop.
 //
@@ -33,17 +33,17 @@ type rerouter struct {
 	r    *Router
 	pass *pass
 	out  kafka.Records // progress under construction
-	kick chan struct{} // something changed: orders, progress or ownership
+	kick chan struct{} // something changed: reroutes, progress or ownership
 
 	mu       sync.Mutex
-	orders   map[string]*schemas.Replay     // running reroutes, by id; values are never changed
-	progress map[string]map[int32]*progress // by order and partition
+	reroutes map[string]*schemas.Replay     // running reroutes, by id; values are never changed
+	progress map[string]map[int32]*progress // by reroute and partition
 }
 
 type progress = schemas.Progress
 
 func newRerouter(r *Router) *rerouter {
-	return &rerouter{r: r, pass: newPass(&r.shared), kick: make(chan struct{}, 1), orders: map[string]*schemas.Replay{}, progress: map[string]map[int32]*progress{}}
+	return &rerouter{r: r, pass: newPass(&r.shared), kick: make(chan struct{}, 1), reroutes: map[string]*schemas.Replay{}, progress: map[string]map[int32]*progress{}}
 }
 
 // wake makes run look for work.
@@ -66,8 +66,8 @@ func (w *rerouter) run(ctx context.Context) {
 		return
 	}
 	for {
-		order, parts := w.next()
-		if order == nil {
+		reroute, parts := w.next()
+		if reroute == nil {
 			select {
 			case <-w.kick:
 			case <-ctx.Done():
@@ -75,8 +75,8 @@ func (w *rerouter) run(ctx context.Context) {
 			}
 			continue
 		}
-		if err := w.work(ctx, order, parts); err != nil && ctx.Err() == nil {
-			w.r.log.Warn("a reroute was interrupted: it goes on where it stands", zap.String("replay", order.ID), zap.Error(err))
+		if err := w.work(ctx, reroute, parts); err != nil && ctx.Err() == nil {
+			w.r.log.Warn("a reroute was interrupted: it goes on where it stands", zap.String("replay", reroute.ID), zap.Error(err))
 			select {
 			case <-time.After(time.Second):
 			case <-ctx.Done():
@@ -88,7 +88,7 @@ func (w *rerouter) run(ctx context.Context) {
 	}
 }
 
-// follow keeps orders and progress as the topics have them, and closes loaded when both were read to the end they had at the start. All routers
+// follow keeps reroutes and progress as the topics have them, and closes loaded when both were read to the end they had at the start. All routers
 // read all of it: a partition may come to any of them.
 func (w *rerouter) follow(ctx context.Context, loaded chan<- struct{}) {
 	pos, ends := map[kafka.TP]int64{}, map[kafka.TP]int64{}
@@ -141,13 +141,13 @@ func (w *rerouter) learn(topic string, rec *kafka.Record) {
 		if rec.Value == nil {
 			w.drop(string(rec.Key))
 		} else if err := schemas.DecodeReplay(rec.Value, &o); err != nil {
-			w.r.log.Error("an order in the topic replays cannot be read: if it is a reroute, this router takes no part in it", zap.ByteString("replay", rec.Key), zap.Error(err))
+			w.r.log.Error("a record of the topic replays cannot be read: if it is a reroute, this router takes no part in it", zap.ByteString("replay", rec.Key), zap.Error(err))
 		} else if o.Kind != schemas.ReplayReroute {
 			return
 		} else if o.State != schemas.ReplayRunning {
 			w.drop(o.ID)
 		} else {
-			w.orders[o.ID] = &o
+			w.reroutes[o.ID] = &o
 			w.wake()
 		}
 		return
@@ -162,9 +162,9 @@ func (w *rerouter) learn(topic string, rec *kafka.Record) {
 	w.note(p)
 }
 
-// drop forgets an order that is over. Holds mu.
+// drop forgets a reroute that is over. Holds mu.
 func (w *rerouter) drop(id string) {
-	delete(w.orders, id)
+	delete(w.reroutes, id)
 	delete(w.progress, id)
 }
 
@@ -180,14 +180,14 @@ func (w *rerouter) note(p *progress) {
 	}
 }
 
-// next is the oldest order with work for this process, and that work: how far each partition has come.
+// next is the oldest reroute with work for this process, and that work: how far each partition has come.
 func (w *rerouter) next() (*schemas.Replay, map[int32]*progress) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	orders := slices.SortedFunc(maps.Values(w.orders), func(a, b *schemas.Replay) int {
+	reroutes := slices.SortedFunc(maps.Values(w.reroutes), func(a, b *schemas.Replay) int {
 		return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
-	for _, o := range orders {
+	for _, o := range reroutes {
 		parts := map[int32]*progress{}
 		for _, end := range o.Ends {
 			if end.Topic != w.r.topics.Undecodable || !w.r.owned.ownsUndecodable(end.Partition) {
@@ -207,16 +207,16 @@ func (w *rerouter) next() (*schemas.Replay, map[int32]*progress) {
 	return nil, nil
 }
 
-// running says whether an order still stands.
+// running says whether a reroute still stands.
 func (w *rerouter) running(id string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.orders[id] != nil
+	return w.reroutes[id] != nil
 }
 
-var errOver = errors.New("the order was cancelled, or its partitions are not ours any more")
+var errOver = errors.New("the reroute was cancelled, or its partitions are not ours any more")
 
-// work sends the records of an order's partitions through again, and notes after each fetch how far it has come.
+// work sends the records of a reroute's partitions through again, and notes after each fetch how far it has come.
 func (w *rerouter) work(ctx context.Context, o *schemas.Replay, parts map[int32]*progress) error {
 	topic := w.r.topics.Undecodable
 	first, err := w.r.offsets(ctx, topic, kafka.Earliest)
@@ -299,7 +299,7 @@ func (w *rerouter) batch(ctx context.Context, o *schemas.Replay, p *progress, b 
 	return nil
 }
 
-// wanted says whether an order means that record.
+// wanted says whether a reroute means that record.
 func wanted(o *schemas.Replay, u *Undecodable) bool {
 	return (o.TaskID == "" || o.TaskID == u.ID()) &&
 		(o.Reason == "" || string(o.Reason) == u.Reason) &&
@@ -342,7 +342,7 @@ func (w *rerouter) save(ctx context.Context, p *progress, end int64) error {
 	c := *p
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.orders[p.Replay] != nil {
+	if w.reroutes[p.Replay] != nil {
 		w.note(&c)
 	}
 	return nil
@@ -360,8 +360,8 @@ type RerouteFilter struct {
 	Rate     float64
 }
 
-// OrderReroute writes an order to reroute, and returns it. It has effect while a router runs, or when one is started.
-func OrderReroute(ctx context.Context, c *kafka.Client, f RerouteFilter) (*schemas.Replay, error) {
+// StartReroute writes the record of a reroute, and returns it. It has effect while a router runs, or when one is started.
+func StartReroute(ctx context.Context, c *kafka.Client, f RerouteFilter) (*schemas.Replay, error) {
 	topic := c.Topics().Undecodable
 	ends, err := c.Offsets(ctx, topic, kafka.Latest)
 	if err != nil {
@@ -375,7 +375,7 @@ func OrderReroute(ctx context.Context, c *kafka.Client, f RerouteFilter) (*schem
 			return nil, err
 		}
 		if end, ok := ends[p]; !ok || offset >= end {
-			return nil, &IDError{f.ID}
+			return nil, &IDError{Text: f.ID, Missing: true}
 		}
 		ends = map[int32]int64{p: offset + 1}
 	}
@@ -387,14 +387,14 @@ func OrderReroute(ctx context.Context, c *kafka.Client, f RerouteFilter) (*schem
 	return o, writeReplay(ctx, c, o)
 }
 
-// CancelReroute takes an order back; routers stop within a batch.
+// CancelReroute takes a reroute back; routers stop within a batch.
 func CancelReroute(ctx context.Context, c *kafka.Client, o *schemas.Replay) error {
 	cancelled := *o
 	cancelled.State = schemas.ReplayCancelled
 	return writeReplay(ctx, c, &cancelled)
 }
 
-// FindReroute reads an order back; nil if there is none of that id.
+// FindReroute reads a reroute back; nil if there is none of that id.
 func FindReroute(ctx context.Context, c *kafka.Client, id string) (*schemas.Replay, error) {
 	var found *schemas.Replay
 	err := scanTopic(ctx, c, c.Topics().Replays, func(_ kafka.TP, rec *kafka.Record) bool {
@@ -407,7 +407,7 @@ func FindReroute(ctx context.Context, c *kafka.Client, id string) (*schemas.Repl
 	return found, err
 }
 
-// RerouteState is how far an order has come, over all its partitions.
+// RerouteState is how far a reroute has come, over all its partitions.
 type RerouteState struct {
 	Scanned, Matched   int64
 	Partitions, Remain int
@@ -416,7 +416,7 @@ type RerouteState struct {
 // Done says that nothing is left.
 func (s RerouteState) Done() bool { return s.Remain == 0 }
 
-// RerouteProgress reads how far an order has come.
+// RerouteProgress reads how far a reroute has come.
 func RerouteProgress(ctx context.Context, c *kafka.Client, o *schemas.Replay) (RerouteState, error) {
 	last := map[int32]progress{}
 	err := scanTopic(ctx, c, c.Topics().Progress, func(_ kafka.TP, rec *kafka.Record) bool {

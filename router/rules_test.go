@@ -236,7 +236,7 @@ func TestRerouteSendsUndecodableThroughAgainUnderTheSameIDs(t *testing.T) {
 	// A lost id is asked for again at most every ten seconds; another router has not lost it.
 	stop()
 	stop = w.start(func(c *Config) { c.UnknownSchemaWait = 0 })
-	o, err := OrderReroute(w.ctx, w.client, RerouteFilter{Reason: reasonUnknownSchema})
+	o, err := StartReroute(w.ctx, w.client, RerouteFilter{Reason: reasonUnknownSchema})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestRerouteSendsUndecodableThroughAgainUnderTheSameIDs(t *testing.T) {
 	if _, err := ScanUndecodable(w.ctx, w.client, -1, nil, func(u *Undecodable) bool { one = u.ID(); return len(u.Value) <= 20 }); err != nil {
 		t.Fatal(err)
 	}
-	if o, err = OrderReroute(w.ctx, w.client, RerouteFilter{ID: one}); err != nil {
+	if o, err = StartReroute(w.ctx, w.client, RerouteFilter{ID: one}); err != nil {
 		t.Fatal(err)
 	}
 	if s := done(o); s.Scanned != 1 || s.Matched != 1 {
@@ -277,8 +277,8 @@ func TestRerouteSendsUndecodableThroughAgainUnderTheSameIDs(t *testing.T) {
 	stop()
 	late := w.router(nil)
 	run(t, late.Run)
-	w.until("the late router has read the orders", func() bool { return late.Ready() == nil })
-	if _, err := OrderReroute(w.ctx, w.client, RerouteFilter{ID: "0-99999"}); err == nil {
+	w.until("the late router has read the reroutes", func() bool { return late.Ready() == nil })
+	if _, err := StartReroute(w.ctx, w.client, RerouteFilter{ID: "0-99999"}); err == nil {
 		t.Error("an id that is not there was taken")
 	}
 	if found, err := FindReroute(w.ctx, w.client, o.ID); err != nil || found == nil || found.TaskID != one {

@@ -59,15 +59,26 @@ func UndecodableID(partition int32, offset int64) string {
 	return strconv.Itoa(int(partition)) + "-" + strconv.FormatInt(offset, 10)
 }
 
-// IDError says that a text does not name an undecodable record.
-type IDError struct{ Text string }
+// IDError says that a text names no undecodable record. Missing: it could, but there is none of that id, or not any more.
+type IDError struct {
+	Text    string
+	Missing bool
+}
 
 func (e *IDError) Error() string {
+	if e.Missing {
+		return fmt.Sprintf("there is no undecodable record %s, or retention has removed it", e.Text)
+	}
 	return fmt.Sprintf("%q does not name an undecodable record: its id is PARTITION-OFFSET, as `hookferry undecodable list` prints it", e.Text)
 }
 
 // Code is stable: programs may compare it.
-func (e *IDError) Code() string { return "bad_undecodable_id" }
+func (e *IDError) Code() string {
+	if e.Missing {
+		return "no_such_undecodable"
+	}
+	return "bad_undecodable_id"
+}
 
 // ParseUndecodableID reads what ID gives.
 func ParseUndecodableID(s string) (partition int32, offset int64, err error) {
@@ -75,7 +86,7 @@ func ParseUndecodableID(s string) (partition int32, offset int64, err error) {
 	p, err1 := strconv.ParseInt(a, 10, 32)
 	o, err2 := strconv.ParseInt(b, 10, 64)
 	if !ok || err1 != nil || err2 != nil || p < 0 || o < 0 || UndecodableID(int32(p), o) != s {
-		return 0, 0, &IDError{s}
+		return 0, 0, &IDError{Text: s}
 	}
 	return int32(p), o, nil
 }
@@ -126,8 +137,8 @@ func parseUndecodable(partition int32, rec *kafka.Record) (u Undecodable, ok boo
 type ScanProgress func(read, total int64)
 
 // ScanUndecodable calls f for every record of `undecodable` from the first one to the ends as they are now, partition by partition in
-// no given order; f may stop the scan by returning false. only, if it is not negative, reads one partition. The ends are returned: an order to
-// reroute everything that was listed carries them.
+// no given order; f may stop the scan by returning false. only, if it is not negative, reads one partition. The ends are returned: a reroute
+// of everything that was listed carries them.
 func ScanUndecodable(ctx context.Context, c *kafka.Client, only int32, progress ScanProgress, f func(*Undecodable) bool) ([]schemas.PartitionOffset, error) {
 	topic := c.Topics().Undecodable
 	starts, err := c.Offsets(ctx, topic, kafka.Earliest)

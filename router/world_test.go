@@ -24,16 +24,17 @@ import (
 // world is a broker in memory with our topics, and everything beneath a router. The tests write subscriptions as records, because what is tested here is
 // the router and not their writer.
 type world struct {
-	t      testing.TB
-	ctx    context.Context
-	log    *zap.Logger
-	broker *sandbox.Broker
-	config kafka.Config
-	client *kafka.Client
-	table  *subscriptions.Table
-	append *kafka.Appender
-	rng    *rand.Rand
-	seq    int64
+	t         testing.TB
+	ctx       context.Context
+	log       *zap.Logger
+	broker    *sandbox.Broker
+	config    kafka.Config
+	client    *kafka.Client
+	table     *subscriptions.Table
+	stopTable func()
+	append    *kafka.Appender
+	rng       *rand.Rand
+	seq       int64
 }
 
 func newWorld(t testing.TB, virtual bool, change func(*kafka.Config)) *world {
@@ -112,7 +113,7 @@ func (w *world) open() *kafka.Client {
 func (w *world) runTable(c *kafka.Client) *subscriptions.Table {
 	w.t.Helper()
 	table := subscriptions.NewTable(c, nil, subscriptions.Options{Log: w.log})
-	run(w.t, table.Run)
+	w.stopTable = run(w.t, table.Run)
 	select {
 	case <-table.Loaded():
 	case <-w.ctx.Done():

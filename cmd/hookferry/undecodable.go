@@ -149,7 +149,7 @@ func undecodableShowCommand(a *app) *cobra.Command {
 				return err
 			}
 			if found == nil {
-				return &router.IDError{Text: args[0]}
+				return &router.IDError{Text: args[0], Missing: true}
 			}
 			if raw {
 				_, err := a.out.Write(found.Value)
@@ -208,7 +208,7 @@ func undecodableRerouteCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "reroute [ID...]",
 		Short: "Send undecodable records through again",
-		Long: "Writes an order that the routers work off, each for its own partitions, and waits until it is done. What was there when the order was written is taken;\n" +
+		Long: "Writes a record that the routers work off, each for its own partitions, and waits until it is done. What was there when it was written is taken;\n" +
 			"what still cannot be read stays where it is. Sending a record through twice makes no second task.",
 		Example: "  hookferry undecodable reroute --all --reason unknown_schema",
 		RunE: func(c *cobra.Command, ids []string) error {
@@ -230,41 +230,41 @@ func undecodableRerouteCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var orders []*schemas.Replay
+			var reroutes []*schemas.Replay
 			for _, id := range ids {
 				f.ID = id
-				o, err := router.OrderReroute(c.Context(), client, f)
+				o, err := router.StartReroute(c.Context(), client, f)
 				if err != nil {
 					return err
 				}
-				orders = append(orders, o)
+				reroutes = append(reroutes, o)
 			}
 			if detach {
-				return a.showReroutes(c.Context(), client, orders)
+				return a.showReroutes(c.Context(), client, reroutes)
 			}
-			if err := a.followReroutes(c.Context(), client, orders); err != nil {
+			if err := a.followReroutes(c.Context(), client, reroutes); err != nil {
 				return err
 			}
-			return a.showReroutes(c.Context(), client, orders)
+			return a.showReroutes(c.Context(), client, reroutes)
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "all records that are there now")
 	c.Flags().StringVar(&f.Reason, "reason", "", "only those with this reason")
 	c.Flags().Float64Var(&f.Rate, "rate", 0, "records a second at most in each partition (0: as fast as it goes)")
 	c.Flags().BoolVar(&detach, "detach", false, "do not wait")
-	c.Flags().StringVar(&cancel, "cancel", "", "take the order with this replay id back")
+	c.Flags().StringVar(&cancel, "cancel", "", "take the reroute with this replay id back")
 	return c
 }
 
-// followReroutes waits until all orders are done. Whoever interrupts it leaves the orders standing.
-func (a *app) followReroutes(ctx context.Context, client *kafka.Client, orders []*schemas.Replay) error {
+// followReroutes waits until all reroutes are done. Whoever interrupts it leaves them standing.
+func (a *app) followReroutes(ctx context.Context, client *kafka.Client, reroutes []*schemas.Replay) error {
 	bar := a.progress("rerouting", 0)
 	defer bar.Done()
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		done, scanned := true, int64(0)
-		for _, o := range orders {
+		for _, o := range reroutes {
 			s, err := router.RerouteProgress(ctx, client, o)
 			if err != nil {
 				return err
@@ -284,7 +284,7 @@ func (a *app) followReroutes(ctx context.Context, client *kafka.Client, orders [
 	}
 }
 
-// rerouteRow is what people and programs see of an order.
+// rerouteRow is what people and programs see of a reroute.
 type rerouteRow struct {
 	Replay  string `json:"replay"`
 	State   string `json:"state"`
@@ -292,10 +292,10 @@ type rerouteRow struct {
 	Routed  int64  `json:"routed"`
 }
 
-func (a *app) showReroutes(ctx context.Context, client *kafka.Client, orders []*schemas.Replay) error {
+func (a *app) showReroutes(ctx context.Context, client *kafka.Client, reroutes []*schemas.Replay) error {
 	var rows []rerouteRow
 	var table [][]string
-	for _, o := range orders {
+	for _, o := range reroutes {
 		s, err := router.RerouteProgress(ctx, client, o)
 		if err != nil {
 			return err
