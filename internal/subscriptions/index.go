@@ -27,6 +27,7 @@ type companies struct {
 
 // company holds the subscriptions of one company, in no order. Guarded by its shard's lock.
 type company struct {
+	name    string
 	entries []entry
 	// lists are the entries by event type, made by the first match of a large company after a change. Readers make them, under the read lock: two may
 	// make the same, and either may stay.
@@ -50,6 +51,17 @@ func (x *index) shard(company string) *companies {
 	return &x.shards[maphash.String(x.seed, company)%shards]
 }
 
+// nameOf is the text of a company's name that the index has already, or empty.
+func (x *index) nameOf(name string) string {
+	sh := x.shard(name)
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	if c := sh.m[name]; c != nil {
+		return c.name
+	}
+	return ""
+}
+
 // put adds a subscription, or changes what it wants.
 func (x *index) put(name string, s *slot, w wanted) {
 	sh := x.shard(name)
@@ -57,7 +69,7 @@ func (x *index) put(name string, s *slot, w wanted) {
 	defer sh.mu.Unlock()
 	c := sh.m[name]
 	if c == nil {
-		c = &company{}
+		c = &company{name: name}
 		sh.m[name] = c
 	}
 	if s.pos >= 0 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -157,7 +158,16 @@ func sample(k *secrets.Keyring, i, perCompany int) *schemas.Subscription {
 	}
 }
 
-// loadTable makes a table of n, and says how long that took and how much memory it holds.
+// cpu is the processor time that this process has taken: other load on the machine does not count.
+func cpu() time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		panic(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// loadTable makes a table of n, and says how much processor time that took, the collector's included, and how much memory it holds.
 func loadTable(n, perCompany int) (t *Table, took time.Duration, bytesEach float64) {
 	k := secrets.Generate()
 	t = NewTable(nil, k, Options{})
@@ -174,13 +184,13 @@ func loadTable(n, perCompany int) (t *Table, took time.Duration, bytesEach float
 		for j := range keys {
 			keys[j] = fmt.Appendf(nil, "sub_%026d", i+j)
 		}
-		began := time.Now()
+		began := cpu()
 		for j := range values {
 			if err := t.apply(0, &kafka.Record{Key: keys[j], Value: values[j], Time: 1}); err != nil {
 				panic(err)
 			}
 		}
-		took += time.Since(began)
+		took += cpu() - began
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -191,7 +201,7 @@ func loadTable(n, perCompany int) (t *Table, took time.Duration, bytesEach float
 func BenchmarkLoadMillion(b *testing.B) {
 	for b.Loop() {
 		t, took, each := loadTable(1_000_000, 3)
-		b.ReportMetric(took.Seconds(), "s/million")
+		b.ReportMetric(took.Seconds(), "cpu-s/million")
 		b.ReportMetric(each, "B/subscription")
 		runtime.KeepAlive(t)
 	}

@@ -2,7 +2,7 @@ package subscriptions
 
 import (
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/schemas"
@@ -16,12 +16,11 @@ type Live struct {
 	AppendedAt int64
 
 	keyring *secrets.Keyring
-	opened  *opened
+	opened  atomic.Pointer[opened]
 }
 
-// opened is what was decrypted. It lies apart because of a million subscriptions a process opens those that it sends to.
+// opened is what was decrypted. It is made when first asked for, because of a million subscriptions a process opens those that it sends to.
 type opened struct {
-	once    sync.Once
 	secrets []secrets.Secret
 	headers []HeaderValue
 	auth    secrets.Secret
@@ -70,38 +69,43 @@ func (l *Live) Authorization() (value secrets.Secret, ok bool, err error) {
 	return o.auth, l.Auth != nil, o.err
 }
 
+// open decrypts, once. Two that ask at once may both do it; the same comes out. An error is kept, too: keys do not change while a process runs.
 func (l *Live) open() *opened {
-	l.opened.once.Do(func() { l.opened.err = l.unseal(l.opened) })
-	return l.opened
+	if o := l.opened.Load(); o != nil {
+		return o
+	}
+	o := l.unseal()
+	if !l.opened.CompareAndSwap(nil, o) {
+		o = l.opened.Load()
+	}
+	return o
 }
 
-func (l *Live) unseal(o *opened) error {
-	var list []secrets.Secret
+func (l *Live) unseal() *opened {
+	o := &opened{}
 	for i := len(l.Secrets) - 1; i >= 0; i-- { // the record has them in the order in which they were made
 		s := &l.Secrets[i]
 		v, err := l.keyring.Open(l.ID, secretField(s.ID), s.Value)
 		if err != nil {
-			return err
+			return &opened{err: err}
 		}
-		list = append(list, v)
+		o.secrets = append(o.secrets, v)
 	}
-	var headers []HeaderValue
 	for _, h := range l.Headers {
 		v, err := l.keyring.Open(l.ID, headerField(h.Name), h.Value)
 		if err != nil {
-			return err
+			return &opened{err: err}
 		}
-		headers = append(headers, HeaderValue{h.Name, v})
+		o.headers = append(o.headers, HeaderValue{h.Name, v})
 	}
 	if l.Auth != nil {
 		v, err := l.keyring.Open(l.ID, authField, *l.Auth)
 		if err != nil {
-			return err
+			return &opened{err: err}
 		}
 		o.auth = v
 	}
-	o.secrets, o.headers = list, headers
-	return nil
+	return o
 }
 
 // The names of the fields that sealed values are bound to. They are part of what is encrypted: changing one makes old values unreadable.

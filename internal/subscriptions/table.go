@@ -51,6 +51,8 @@ type Table struct {
 	seed  maphash.Seed
 	index *index
 	count atomic.Int64
+	// keyIDs are texts that records share. Only the reader of the topic touches them.
+	keyIDs map[string]string
 
 	mu       sync.Mutex
 	next     []int64       // by partition: the offset up to which the table has read. nil before Run
@@ -81,7 +83,7 @@ type slot struct {
 // NewTable makes a table that is empty until Run. Without a keyring (nil) it works, but no Live can open its secrets.
 func NewTable(c *kafka.Client, k *secrets.Keyring, o Options) *Table {
 	t := &Table{c: c, keyring: k, log: o.Log, seed: maphash.MakeSeed(), index: newIndex(), moved: make(chan struct{}),
-		watchers: map[string]chan bool{}, loaded: make(chan struct{})}
+		watchers: map[string]chan bool{}, keyIDs: map[string]string{}, loaded: make(chan struct{})}
 	if t.log == nil {
 		t.log = zap.NewNop()
 	}
@@ -316,7 +318,7 @@ func (t *Table) apply(partition int32, rec *kafka.Record) error {
 		t.forget(id)
 		return nil
 	}
-	l := &Live{AppendedAt: rec.Time, keyring: t.keyring, opened: &opened{}}
+	l := &Live{AppendedAt: rec.Time, keyring: t.keyring}
 	if err := schemas.DecodeSubscription(rec.Value, &l.Subscription); err != nil {
 		var newer *schemas.NewerSchemaError
 		if errors.As(err, &newer) {
@@ -335,6 +337,7 @@ func (t *Table) apply(partition int32, rec *kafka.Record) error {
 		before = s.stands
 		before.settled = t.settled(s.live.Load(), before)
 	}
+	pack(&l.Subscription, t.index.nameOf(l.Company), t.keyIDs)
 	d := decide(before, l.Version, l.Repair, t.young(rec.Time))
 	if d.accept {
 		t.put(sh, s, l, partition, d.next)

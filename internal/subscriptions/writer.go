@@ -278,7 +278,7 @@ func (w *Writer) write(ctx context.Context, s *schemas.Subscription) (*Live, err
 		if w.table.lag > 0 && time.Since(begun) > w.table.lag/2 {
 			return nil, ErrUnknown
 		}
-		l := &Live{Subscription: *s, AppendedAt: acks[0].Time, keyring: w.keys, opened: &opened{}}
+		l := &Live{Subscription: *s, AppendedAt: acks[0].Time, keyring: w.keys}
 		if now, ok := w.table.Get(s.ID); ok && now.Version == s.Version {
 			l = now
 		}
