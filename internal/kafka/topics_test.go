@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/schemas"
 )
 
 func TestTopicsAreCreatedOnceAndCheckedWhole(t *testing.T) {
@@ -47,5 +48,21 @@ func TestTopicsAreCreatedOnceAndCheckedWhole(t *testing.T) {
 	}
 	if _, err := cl.CreateTopics(w.ctx()); !errors.As(err, &wrong) || strings.Contains(err.Error(), "run: hookferry topics create") {
 		t.Fatalf("partitions differ, and the advice is of no use: %v", err)
+	}
+}
+
+func TestEveryEntityHasATopicOfEvents(t *testing.T) {
+	cl, err := kafka.Open(kafka.DefaultConfig(), kafka.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if got := len(cl.Topics().Events); got != len(schemas.Entities()) {
+		t.Fatalf("%d topics of events for %d entities", got, len(schemas.Entities()))
+	}
+	for _, e := range schemas.Entities() {
+		if got, want := cl.Topics().Events[e], "hookferry.events."+e; got != want {
+			t.Errorf("%s: %q instead of %q", e, got, want)
+		}
 	}
 }
