@@ -70,6 +70,7 @@ type Deliverer struct {
 	lease     *lease
 	memory    *memory
 	marks     *Marks
+	recent    *recent
 	appender  *kafka.Appender // tiers and dead
 	attempts  *kafka.Appender
 	keeper    *keeper
@@ -116,6 +117,7 @@ func New(cfg Config, deps Deps) (*Deliverer, error) {
 		}
 		d.userAgent = "hookferry/" + version
 	}
+	d.recent = newRecent()
 	d.memory = &memory{mostTasks: cfg.TasksInMemory, mostBytes: cfg.BytesInMemory}
 	d.collector.signal, d.collector.enough = make(chan struct{}, 1), make(chan struct{}, 1)
 	d.keeper = newKeeper(d)

@@ -150,11 +150,12 @@ func (f *flusher) writeLater(ctx context.Context, items []*item) (written, faile
 	where := make([]kafka.TP, len(items))
 	f.later.Reset()
 	for i, it := range items {
-		if it.copies = joinCopies(it.copies, it.lane.strike(it)); it.durable {
+		if it.durable {
 			continue
 		}
 		switch it.out.verdict {
 		case schemas.VerdictRetry, schemas.VerdictPostponed, verdictHop:
+			it.copies = joinCopies(it.copies, it.lane.strike(it))
 			where[i] = kafka.TP{Topic: d.tiers[tierFor(d.tiers, it.out.due.Sub(now))].Name, Partition: it.part.tp.Partition}
 			f.taskAfter(it)
 			f.buf = schemas.AppendTaskHead(f.buf[:0], &f.task, len(it.Body))
@@ -299,6 +300,7 @@ func (f *flusher) mark(ctx context.Context, items []*item) {
 			f.marks = append(f.marks, Mark{TaskID: it.ID, Round: it.Round})
 		}
 	}
+	f.d.recent.add(f.marks)
 	if len(f.marks) > 0 && f.d.marks.Set(ctx, f.marks) {
 		f.d.metrics.failOpen.Inc()
 	}
@@ -306,6 +308,7 @@ func (f *flusher) mark(ctx context.Context, items []*item) {
 
 // finish counts an item and its copies as finished and lets go of their memory.
 func (f *flusher) finish(it *item) {
+	it.copies = joinCopies(it.copies, it.lane.strike(it)) // of what has reached an end: its marks stand by now, and no copy slips in between
 	for c := it; c != nil; {
 		next := c.next
 		if c == it {

@@ -185,6 +185,7 @@ func (in *intake) settle(ctx context.Context) {
 	if d.marks.Seen(ctx, in.marks, in.seen) {
 		d.metrics.failOpen.Inc()
 	}
+	d.recent.seen(in.marks, in.seen)
 	now := time.Now()
 	for i, it := range in.items {
 		if in.seen[i] {
@@ -239,7 +240,7 @@ func (in *intake) place(l *lane, items []*item, now time.Time) {
 			d.keeper.settleAt(earlier(it.awaits, now.Add(settle)), it)
 		case it.Due == 0 || remaining <= 0:
 			ready = append(ready, it)
-		case waitsInMemory(d.tiers, remaining):
+		case waitsInMemory(d.tiers, remaining) && d.keeper.mayWait():
 			d.keeper.dueAt(now.Add(remaining), it)
 		default:
 			it.out = outcome{verdict: verdictHop, due: time.UnixMilli(it.Due)}
