@@ -50,7 +50,11 @@ func (a *app) writer(ctx context.Context) (*subscriptions.Writer, *subscriptions
 	if err != nil {
 		return nil, nil, err
 	}
-	return subscriptions.NewWriter(client, t, keys, policy, subscriptions.DefaultConfig()), t, nil
+	cfg, err := a.cfg()
+	if err != nil {
+		return nil, nil, err
+	}
+	return subscriptions.NewWriter(client, t, keys, policy, cfg.Subscriptions), t, nil
 }
 
 // subscriptionFlags are the fields that create and update share.

@@ -212,8 +212,12 @@ func TestKnowledgeAgesWhileKafkaIsGone(t *testing.T) {
 // write puts a record into the log past the writer, as a process of another age might.
 func (w *world) write(c *kafka.Client, s schemas.Subscription) {
 	w.t.Helper()
+	w.writeAt(c, kafka.TP{Topic: c.Topics().Subscriptions, Partition: kafka.Partition([]byte(s.ID), partitions)}, s)
+}
+
+func (w *world) writeAt(c *kafka.Client, tp kafka.TP, s schemas.Subscription) {
+	w.t.Helper()
 	var r kafka.Records
-	tp := kafka.TP{Topic: c.Topics().Subscriptions, Partition: kafka.Partition([]byte(s.ID), partitions)}
 	r.Add(tp, []byte(s.ID), nil, schemas.AppendSubscription(nil, &s))
 	if _, err := c.NewAppender(kafka.AppenderConfig{}).Append(w.t.Context(), &r); err != nil {
 		w.t.Fatal(err)

@@ -51,7 +51,11 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) client() *kafka.Client {
 	w.t.Helper()
-	c, err := kafka.Open(w.cfg, kafka.Options{Dial: w.broker.Dial})
+	var o kafka.Options
+	if w.broker != nil {
+		o.Dial = w.broker.Dial
+	}
+	c, err := kafka.Open(w.cfg, o)
 	if err != nil {
 		w.t.Fatal(err)
 	}
