@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hookferry/hookferry/internal/kafka"
@@ -18,6 +19,9 @@ type keeper struct {
 	times  timeHeap
 	active map[*lane]struct{}
 	signal chan struct{} // capacity 1: something earlier than what the timer stands at
+
+	busyLanes atomic.Int64 // len(active)
+	late      atomic.Int64 // ns by which our timer comes late, lately: how long anything waits for a processor on this machine
 }
 
 // timed is one thing to do at a time; exactly one of the pointers is set.
@@ -62,6 +66,21 @@ func (k *keeper) add(t timed) {
 	}
 }
 
+// count is how many lanes have work.
+func (k *keeper) count() int { return int(k.busyLanes.Load()) }
+
+// fastAnswer is how soon an answer must come to say that more connections would gain nothing. A machine at its limit makes every receiver look slow, and
+// more connections make it slower still; but then our own timer is late as well, which no receiver can cause.
+func (k *keeper) fastAnswer() time.Duration { return fastAnswer + 10*time.Duration(k.late.Load()) }
+
+// mayWait says whether one more task may wait for its time in memory. Over a quarter of it, tasks go through the smallest tier once more, and are
+// late by its wait at most: better than that they keep others out.
+func (k *keeper) mayWait() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return int64(len(k.times)) < k.d.cfg.TasksInMemory/4
+}
+
 func (k *keeper) nudge() {
 	select {
 	case k.signal <- struct{}{}:
@@ -78,6 +97,7 @@ func (k *keeper) wakeFetcherAt(at time.Time, f *kafka.Fetcher) { k.add(timed{at:
 func (k *keeper) watch(l *lane) {
 	k.mu.Lock()
 	k.active[l] = struct{}{}
+	k.busyLanes.Store(int64(len(k.active)))
 	first := len(k.active) == 1
 	k.mu.Unlock()
 	if first {
@@ -117,9 +137,12 @@ func (k *keeper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-k.signal:
+			now = time.Now()
 		case <-timer.C:
+			now = time.Now()
+			late := k.late.Load()
+			k.late.Store(late + (int64(max(now.Sub(at), 0))-late)/4)
 		}
-		now = time.Now()
 		k.fire(ctx, now)
 		if !now.Before(nextTick) {
 			k.tick(now)
@@ -211,6 +234,7 @@ func (k *keeper) tick(now time.Time) {
 		}
 		k.mu.Lock()
 		delete(k.active, l)
+		k.busyLanes.Store(int64(len(k.active)))
 		k.mu.Unlock()
 		// Between the two it may have become active again and been added before it was deleted.
 		l.mu.Lock()

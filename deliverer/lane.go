@@ -75,6 +75,10 @@ type lane struct {
 	endedAt  time.Time
 	rate     float64       // answers per second, lately
 	answer   time.Duration // how long an answer takes, lately
+	fastest  time.Duration // the shortest of this tick and the last; 0: none came
+	fastNow  time.Duration // of this tick
+	slow     bool          // its line has become old; until it is empty
+	silentAt time.Time     // when senders were last added for want of answers
 
 	conns    *Sender       // its connections, shared with no other subscription
 	changes  atomic.Uint64 // of the subscription's record, counted
@@ -176,18 +180,27 @@ type sender struct {
 }
 
 const (
-	// fastAnswer: a receiver that answers sooner gains nothing from more connections; the machine loses.
+	// fastAnswer: a receiver that answers sooner gains nothing from more connections; the machine loses. See keeper.fastAnswer.
 	fastAnswer = 5 * time.Millisecond
 	// slowAnswer: from here on a body in line is copied out of its fetch buffer, which one waiting task would otherwise keep whole (16 MiB).
 	slowAnswer = 50 * time.Millisecond
-	// wantFirst is up to how many senders a lane with fast answers may have.
+	// wantFirst is up to how many senders a lane with fast answers may have: with few lanes. Connections at work cost by themselves, and a machine that
+	// is at its limit makes every receiver look slow; so it is the fastest answer of late that counts.
 	wantFirst = 4
-	// wantBlind is up to how many senders a lane may have that has never heard an answer.
+	// silentShort and silentLong: after so long without an answer a lane tries more senders; the longer one holds when the machine is busy.
+	silentShort = 40 * time.Millisecond
+	silentLong  = 500 * time.Millisecond
+	// wantBlind is up to how many senders a lane may have that hears no answers.
 	wantBlind = 16
 	// busyFast is how many sends may be under way in all before lanes with fast answers stop adding senders.
-	busyFast = 64
-	// lineAge is how long a task waits in line before the lane hands back what it will not come to soon.
-	lineAge = 2 * time.Second
+	busyFast = 32
+	// lineAge is how long a task waits in line before the lane hands back what it will not come to soon (see keep).
+	lineAge  = 2 * time.Second
+	lineKeep = 4 * time.Second
+	lineMost = 30 * time.Second
+	// lineSilent and lineShort: a lane that has been silent for so long, with a longer line, is taken for hung when memory is scarce.
+	lineSilent = 500 * time.Millisecond
+	lineShort  = 256
 	// idleSender is how long a sender without work stays.
 	idleSender = 30 * time.Second
 	// idleLane is how long a lane without tasks stays: it remembers rate, circuit and connections.
@@ -242,15 +255,16 @@ func (l *lane) enqueue(items []*item, now time.Time) {
 	l.work(now)
 }
 
-// room is how long the line may be. A lane may use free memory as it likes; once half of it is in use, a lane keeps what it gets done in two seconds,
-// or twice its concurrency. A lane that gets nothing done has no room.
+// room is how long the line may be. What must not happen is that one lane's tasks fill the memory and others wait outside; what should not happen is
+// that a backlog of healthy lanes travels through the tiers, when it is the machine that cannot go faster: then intake waits. So a lane is bounded
+// once there is evidence against it, and not before: it hears no answers, or its line has become old.
 func (l *lane) room(now time.Time) int {
 	if l.stuck(now) {
 		return 0
 	}
 	room := 1 << 30
-	if l.d.memory.tight() {
-		room = max(int(l.rate*lineAge.Seconds()), 2*l.press.most)
+	if l.slow {
+		room = l.keep()
 	}
 	if rate := l.press.rateNow(); rate > 0 {
 		room = min(room, max(1, int(rate*lineAge.Seconds())))
@@ -258,9 +272,17 @@ func (l *lane) room(now time.Time) int {
 	return room
 }
 
-// stuck says that all who may send are sending and nobody has heard an answer for a while.
+// keep is how long the line of a lane may be that has been slow: what it gets done in lineKeep, or twice its share of the memory if it gets that
+// done in lineMost. So lanes that are all slow, because the machine is, are not bounded against one another.
+func (l *lane) keep() int {
+	share := 2 * float64(l.d.cfg.TasksInMemory) / float64(max(4, l.d.keeper.count()))
+	return int(max(l.rate*lineKeep.Seconds(), min(share, l.rate*lineMost.Seconds()), 1))
+}
+
+// stuck says that nobody in this lane has heard an answer for a while; for less than that while, if its line takes memory that is scarce.
 func (l *lane) stuck(now time.Time) bool {
-	return l.busy > 0 && l.busy >= min(l.want, max(int(l.press.limit), 1)) && now.Sub(l.endedAt) > lineAge
+	silent := now.Sub(l.endedAt)
+	return l.busy > 0 && (silent > lineAge || silent > lineSilent && l.line.n > lineShort && l.d.memory.tight())
 }
 
 // work sees to it that somebody sends what is in line. The lane's mutex is held.
@@ -437,7 +459,7 @@ func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now t
 	if why == schemas.ReasonCircuit || why == schemas.ReasonHold {
 		rate = 0
 	}
-	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: now.Add(postponeFor(least, it.Postponed, l.backlog, rate, l.d.tiers[0].Wait))}
+	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: now.Add(postponeFor(least, it.Postponed, l.backlog, rate, l.d.tiers))}
 	l.d.collect(it)
 }
 
@@ -576,9 +598,15 @@ func (l *lane) book(s *sender, now time.Time) {
 		l.answer = took
 	}
 	l.answer += (took - l.answer) / 8
+	if l.fastNow == 0 || took < l.fastNow {
+		l.fastNow = took
+	}
+	if l.fastest == 0 || took < l.fastest {
+		l.fastest = took
+	}
 	change := l.press.ended(now, j, l.busy+1, max(l.rate, 1))
 	l.report(change, it.out.status, j, now)
-	if l.line.n > 0 && l.want < l.press.most && (took > fastAnswer || l.want < wantFirst && l.d.inFlight.Load() < busyFast) {
+	if l.line.n > 0 && l.want < l.press.most && (l.fastest > l.d.keeper.fastAnswer() || l.want < wantFirst && l.d.inFlight.Load() < busyFast) {
 		l.want++
 	}
 	l.work(now)
@@ -616,15 +644,23 @@ func (l *lane) tick(now time.Time) bool {
 	if d := now.Sub(l.tickAt); d >= 250*time.Millisecond {
 		l.rate += (float64(l.ended-l.tickEnds)/d.Seconds() - l.rate) / 2
 		l.tickEnds, l.tickAt = l.ended, now
+		l.fastest, l.fastNow = l.fastNow, 0
+		if l.fastest > 0 && l.fastest < l.d.keeper.fastAnswer() && l.want > wantFirst {
+			l.want = max(wantFirst, l.want/2)
+		}
 		l.press.tick(now, l.rate)
 		l.sweep(now)
 	}
 	if l.line.n == 0 {
+		l.slow = false
 		return true
 	}
-	// Senders wait for answers and tasks wait for senders: try more of them, as long as that is a guess, and then only as far as answers come.
-	if l.busy >= l.want && now.Sub(l.endedAt) > 40*time.Millisecond && l.want < l.press.most && (l.ended > 0 && now.Sub(l.endedAt) < lineAge/8 || l.want < wantBlind) {
-		l.want = min(2*l.want, l.press.most)
+	// Tasks wait for senders and senders for answers that do not come: try a few more, in case only these few hang.
+	silent := now.Sub(l.endedAt)
+	if l.busy >= l.want && l.want < min(wantBlind, l.press.most) && now.Sub(l.silentAt) > silent/2 &&
+		(silent > silentLong || silent > silentShort && l.d.inFlight.Load() < busyFast) {
+		l.silentAt = now
+		l.want = min(2*l.want, wantBlind, l.press.most)
 	}
 	l.work(now)
 	return true
@@ -632,8 +668,15 @@ func (l *lane) tick(now time.Time) bool {
 
 // sweep hands back what has been in line for long and will not be sent soon, and who stands behind an entity whose send takes long.
 func (l *lane) sweep(now time.Time) {
-	if l.line.n > 0 && now.Sub(l.line.head.arrived) > lineAge && l.d.lease.holds(now) {
-		l.shed(int(l.rate*lineAge.Seconds()), schemas.ReasonFull, 0, now)
+	switch {
+	case l.line.n == 0 || !l.d.lease.holds(now):
+	case l.stuck(now):
+		l.shed(0, schemas.ReasonFull, 0, now)
+	case now.Sub(l.line.head.arrived) > lineAge:
+		if keep := l.keep(); l.line.n > keep {
+			l.slow = true
+			l.shed(keep, schemas.ReasonFull, 0, now)
+		}
 	}
 	for _, s := range l.senders {
 		if s.it == nil || s.it.followers.n == 0 || now.Sub(s.it.followers.head.arrived) <= lineAge {

@@ -35,15 +35,18 @@ func waitsInMemory(tiers []kafka.Tier, remaining time.Duration) bool {
 
 // postponeFor is how long a lane hands a task back for. least is what the cause asks for at least (the end of a hold, the next probe); postponed is
 // how often this task was handed back already, backlog how many tasks of the lane wait in tiers, rate what the lane gets done in a second. The more
-// wait, the longer: each hand-over costs a write of the whole task, and a backlog of n tasks at r a second cannot end before n/r anyway.
-func postponeFor(least time.Duration, postponed int32, backlog int64, rate float64, smallest time.Duration) time.Duration {
+// wait, the longer: each hand-over costs a write of the whole task, and a backlog of n tasks at r a second cannot end before n/r anyway. Beyond least
+// the wait is a tier's, so that the task is due when its tier ends: a backlog must not wait in memory, which others need.
+func postponeFor(least time.Duration, postponed int32, backlog int64, rate float64, tiers []kafka.Tier) time.Duration {
+	smallest := tiers[0].Wait
 	wait := smallest << min(max(postponed, 0), 6)
 	if rate > 0 {
 		wait = max(min(wait, 8*smallest), time.Duration(min(float64(backlog)/rate, 1e6)*float64(time.Second)))
 	} else {
 		wait = max(wait, time.Duration(min(backlog/1000, 1e6))*smallest)
 	}
-	return max(min(wait, postponeMostLane), least, smallest)
+	wait = min(wait, postponeMostLane)
+	return max(tiers[tierFor(tiers, wait)].Wait, least)
 }
 
 // readyAt is when a record of a tier may be read, by our clock: its wait counts from when the broker appended it.

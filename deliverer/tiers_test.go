@@ -49,11 +49,11 @@ func TestATaskComesUpOnTimeThroughTheTiers(t *testing.T) {
 }
 
 func TestPostponingGrowsAndEnds(t *testing.T) {
-	const smallest = 5 * time.Second
+	tiers := testTiers()
 	last := time.Duration(0)
 	for n := range int32(40) {
-		d := postponeFor(0, n, 0, 0, smallest)
-		if d < last || d < smallest || d > postponeMostLane {
+		d := postponeFor(0, n, 0, 0, tiers)
+		if d < last || d < tiers[0].Wait || d > postponeMostLane {
 			t.Fatalf("handed back %d times: %v after %v", n, d, last)
 		}
 		last = d
@@ -64,13 +64,13 @@ func TestPostponingGrowsAndEnds(t *testing.T) {
 		rate    float64
 		want    time.Duration
 	}{
-		{0, 10, 100, smallest},
-		{0, 6000, 10, 10 * time.Minute},
+		{0, 10, 100, 5 * time.Second},
+		{0, 6000, 10, 5 * time.Minute},
 		{0, 1 << 40, 10, postponeMostLane},
-		{0, 100_000, 0, 500 * time.Second},
+		{0, 100_000, 0, 5 * time.Minute},
 		{2 * time.Hour, 0, 0, 2 * time.Hour}, // a hold that was asked for is longer than what we would choose
 	} {
-		if got := postponeFor(c.least, 0, c.backlog, c.rate, smallest); got != c.want {
+		if got := postponeFor(c.least, 0, c.backlog, c.rate, tiers); got != c.want {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}

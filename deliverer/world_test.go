@@ -41,6 +41,10 @@ type world struct {
 	appender *kafka.Appender
 	events   atomic.Int64
 	virtual  bool
+	// stopTable ends the following of the subscriptions; what was read stays.
+	stopTable func()
+	// realRedis is used instead of the one in memory, for figures: only benchmarks set it, since tests stop and flush theirs.
+	realRedis string
 }
 
 var worlds atomic.Int64
@@ -126,7 +130,8 @@ func (w *world) runTable(c *kafka.Client) *subscriptions.Table {
 	ctx, cancel := context.WithCancel(w.ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- table.Run(ctx) }()
-	w.t.Cleanup(func() { cancel(); <-ended })
+	w.stopTable = sync.OnceFunc(func() { cancel(); <-ended })
+	w.t.Cleanup(w.stopTable)
 	select {
 	case <-table.Loaded():
 	case err := <-ended:
@@ -202,6 +207,9 @@ func (w *world) options() (Config, Deps) {
 	cfg := DefaultConfig()
 	cfg.Redis.Addr = w.redis.Addr
 	cfg.Redis.Dial = w.redis.Dial
+	if w.realRedis != "" {
+		cfg.Redis.Addr, cfg.Redis.Dial = w.realRedis, nil
+	}
 	return cfg, Deps{Kafka: w.kafka, Table: w.table, Writer: w.writer, Policy: w.policy, Log: w.log, Metrics: prometheus.NewRegistry()}
 }
 
