@@ -106,6 +106,7 @@ func (n Names) All() []TopicSpec {
 	keep := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	const policy, stamp, retention, largest, lag = "cleanup.policy", "message.timestamp.type", "retention.ms", "max.message.bytes", "min.compaction.lag.ms"
 	events, tasks, tiers := strconv.Itoa((1024+64)*kib), strconv.Itoa(2048*kib), strconv.Itoa((2048+64)*kib)
+	undecodable := strconv.Itoa((1024 + 128) * kib) // a record of the largest size is kept with our own headers beside its own
 	for _, t := range n.EventTopics() {
 		add(t, stamp, "LogAppendTime", retention, keep(c.Retention.Events), largest, events)
 	}
@@ -118,7 +119,7 @@ func (n Names) All() []TopicSpec {
 	}
 	add(n.Attempts, stamp, "LogAppendTime", retention, keep(c.Retention.Attempts))
 	add(n.Dead, retention, keep(c.Retention.Dead), largest, tiers)
-	add(n.Undecodable, retention, keep(c.Retention.Undecodable), largest, events)
+	add(n.Undecodable, retention, keep(c.Retention.Undecodable), largest, undecodable)
 	add(n.Replays, compacted...)
 	add(n.Progress, compacted...)
 	add(n.Lines, compacted...)
