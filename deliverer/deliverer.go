@@ -235,6 +235,10 @@ const (
 	// The tiers are no hurry: what they bring is due within a second.
 	tierPace = 20 * time.Millisecond
 	tierWait = 250 * time.Millisecond
+	// Nearly always some tier is parked until its head is ready, so the poll of the others is a round trip each tierLeftOut, for ever.
+	tierLeftOut = 100 * time.Millisecond
+	// fetchLong: with a longer fetch_wait few requests matter more than a connection each time that a tier is ready.
+	fetchLong = time.Second
 )
 
 // newFetchers makes the two fetch loops: what is due now, and the tiers, which are many partitions that seldom have something.
@@ -249,9 +253,9 @@ func (d *Deliverer) newFetchers() (hot, cold *kafka.Fetcher) {
 	fc := kafka.FetchConfig{MaxBytes: d.cfg.FetchBytes, PartitionBytes: d.cfg.PartitionBytes, MaxWait: d.cfg.FetchWait, Full: full, OutOfRange: d.outOfRange}
 	fc.Pace = func(records int) time.Duration { return min(paceMost, time.Duration(records)*pacePerTask) }
 	hot = d.kafka.NewFetcher(fc)
-	fc.MaxWait = min(d.cfg.FetchWait, tierWait)
-	if d.cfg.FetchWait > time.Second {
-		fc.MaxWait = d.cfg.FetchWait / 2
+	fc.MaxWait, fc.LeftOut = min(d.cfg.FetchWait, tierWait), tierLeftOut
+	if d.cfg.FetchWait > fetchLong { // then a ready tier ends the poll (intake.park)
+		fc.MaxWait, fc.LeftOut = d.cfg.FetchWait, d.cfg.FetchWait
 	}
 	fc.Pace = func(records int) time.Duration { return min(tierPace, time.Duration(records)*time.Millisecond) }
 	return hot, d.kafka.NewFetcher(fc)

@@ -202,7 +202,7 @@ func joinCopies(a, b *item) *item {
 func (f *flusher) taskAfter(it *item) {
 	f.task = it.Task
 	t := &f.task
-	t.Due = it.out.due.UnixMilli()
+	t.Due = it.out.due.Add(time.Millisecond - 1).UnixMilli() // rounded up: never before its time
 	switch it.out.verdict {
 	case schemas.VerdictRetry:
 		t.Attempt++

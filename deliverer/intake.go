@@ -139,7 +139,11 @@ func (in *intake) gap(p *part, first int64) (again bool) {
 func (in *intake) park(p *part, off int64, at time.Time) {
 	p.parked.Store(at.UnixMilli() + 1)
 	in.fetcher.Seek(p.tp, off)
-	in.d.keeper.wakeFetcherAt(at.Add(2*time.Millisecond), in.fetcher)
+	t := timed{at: at.Add(2 * time.Millisecond), fetcher: in.fetcher}
+	if in.d.cfg.FetchWait > fetchLong {
+		t.seek, t.offset = p, off
+	}
+	in.d.keeper.add(t)
 }
 
 // unreadable deals with a record that is no task. One of a newer release stops the partition, since skipping it would lose it. Anything else was not

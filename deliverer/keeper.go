@@ -24,13 +24,15 @@ type keeper struct {
 	late      atomic.Int64 // ns by which our timer comes late, lately: how long anything waits for a processor on this machine
 }
 
-// timed is one thing to do at a time; exactly one of the pointers is set.
+// timed is one thing to do at a time; exactly one of the first four pointers is set.
 type timed struct {
 	at      time.Time
 	due     *item
 	settle  *item
 	lane    *lane
 	fetcher *kafka.Fetcher
+	seek    *part // with fetcher: end its long poll by asking for offset
+	offset  int64
 }
 
 type timeHeap []timed
@@ -88,10 +90,9 @@ func (k *keeper) nudge() {
 	}
 }
 
-func (k *keeper) dueAt(at time.Time, it *item)                 { k.add(timed{at: at, due: it}) }
-func (k *keeper) settleAt(at time.Time, it *item)              { k.add(timed{at: at, settle: it}) }
-func (k *keeper) wakeAt(at time.Time, l *lane)                 { k.add(timed{at: at, lane: l}) }
-func (k *keeper) wakeFetcherAt(at time.Time, f *kafka.Fetcher) { k.add(timed{at: at, fetcher: f}) }
+func (k *keeper) dueAt(at time.Time, it *item)    { k.add(timed{at: at, due: it}) }
+func (k *keeper) settleAt(at time.Time, it *item) { k.add(timed{at: at, settle: it}) }
+func (k *keeper) wakeAt(at time.Time, l *lane)    { k.add(timed{at: at, lane: l}) }
 
 // watch makes a lane one that is looked at. Its mutex is held, so k.mu comes after lane.mu, always.
 func (k *keeper) watch(l *lane) {
@@ -160,7 +161,7 @@ func (k *keeper) fire(ctx context.Context, now time.Time) {
 	k.mu.Lock()
 	var due, unsettled []*item
 	var lanes []*lane
-	var fetchers []*kafka.Fetcher
+	var fetchers []timed
 	for len(k.times) > 0 && !k.times[0].at.After(now) {
 		switch t := heap.Pop(&k.times).(timed); {
 		case t.due != nil:
@@ -170,12 +171,15 @@ func (k *keeper) fire(ctx context.Context, now time.Time) {
 		case t.lane != nil:
 			lanes = append(lanes, t.lane)
 		default:
-			fetchers = append(fetchers, t.fetcher)
+			fetchers = append(fetchers, t)
 		}
 	}
 	k.mu.Unlock()
-	for _, f := range fetchers {
-		f.Wake()
+	for _, t := range fetchers {
+		if t.seek != nil && !t.seek.lost.Load() && t.seek.next() == t.offset {
+			t.fetcher.Seek(t.seek.tp, t.offset)
+		}
+		t.fetcher.Wake()
 	}
 	for _, l := range lanes {
 		l.mu.Lock()

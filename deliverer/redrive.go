@@ -52,7 +52,7 @@ func (r *redriver) wake() { poke(r.signal) }
 func (r *redriver) run(ctx context.Context) {
 	var followers sync.WaitGroup
 	defer followers.Wait()
-	f := r.d.kafka.NewFetcher(kafka.FetchConfig{MaxWait: 2 * time.Second, OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true }})
+	f := r.d.kafka.NewFetcher(kafka.FetchConfig{MaxWait: max(2*time.Second, r.d.cfg.FetchWait), OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true }})
 	followers.Go(func() {
 		if !r.follow(ctx, f) {
 			return

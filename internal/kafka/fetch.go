@@ -29,11 +29,13 @@ type FetchConfig struct {
 	// OutOfRange decides where to read on when the asked offset lies outside [start, end]. ok=false stops the partition (see Stopped).
 	// nil: stop. Called by the goroutine of a broker's loop, not by the one that calls handle.
 	OutOfRange func(tp TP, asked, start, end int64) (next int64, ok bool)
+	// LeftOut replaces MaxWait while a partition is left out as full: a Wake does not end a long poll. Default 25 ms, or MaxWait if that is shorter.
+	LeftOut time.Duration
 	// Empty: also hand over answers without records, so that the caller learns that a partition was read to its end just now.
 	Empty bool
 }
 
-// leftOutWait replaces MaxWait while a partition is left out as full: it must not wait for others when it has room again.
+// leftOutWait is the default of LeftOut: a partition must not wait for others when it has room again.
 const leftOutWait = 25 * time.Millisecond
 
 // OutOfRangeError is why a partition stopped: the offset it was to be read from is not there.
@@ -122,6 +124,9 @@ func (c *Client) NewFetcher(fc FetchConfig) *Fetcher {
 	}
 	if fc.MaxWait <= 0 {
 		fc.MaxWait = 500 * time.Millisecond
+	}
+	if fc.LeftOut == 0 {
+		fc.LeftOut = leftOutWait
 	}
 	return &Fetcher{
 		c: c, cfg: fc, parts: map[TP]*position{}, stopped: map[TP]error{}, loops: map[string]*loop{}, silent: map[string]bool{},
@@ -402,7 +407,7 @@ func (f *Fetcher) read(ctx context.Context, l *loop) {
 		}
 		maxWait := f.cfg.MaxWait
 		if full {
-			maxWait = min(maxWait, leftOutWait)
+			maxWait = min(maxWait, f.cfg.LeftOut)
 		}
 		b, err := f.exchange(ctx, l, maxWait)
 		if err != nil {
