@@ -22,6 +22,8 @@ const (
 	// leaves room for an answer that takes long.
 	askEvery = 200 * time.Millisecond
 	askLimit = 5 * time.Second // for one such question, with all its tries
+	// firstLimit is for the first question of all: longer than the client waits before it believes that a topic is missing.
+	firstLimit = 15 * time.Second
 )
 
 // Owner says which partitions of the lane topics this process owns just now: it then repairs and sweeps them.
@@ -177,7 +179,7 @@ func (t *Table) outOfRange(cancel context.CancelCauseFunc, tp kafka.TP, asked, s
 // beginning asks where the topic begins until there is an answer: Kafka may come up after us. Only a missing topic is the end of it.
 func (t *Table) beginning(ctx context.Context) (map[int32]int64, error) {
 	for said := false; ; said = true {
-		start, err := t.offsets(ctx, kafka.Earliest)
+		start, err := t.offsets(ctx, kafka.Earliest, firstLimit)
 		var missing *kafka.MissingTopicError
 		if err == nil || ctx.Err() != nil || errors.As(err, &missing) {
 			return start, err
@@ -190,8 +192,8 @@ func (t *Table) beginning(ctx context.Context) (map[int32]int64, error) {
 }
 
 // offsets asks for an offset of every partition, with a limit.
-func (t *Table) offsets(ctx context.Context, at int64) (map[int32]int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+func (t *Table) offsets(ctx context.Context, at int64, limit time.Duration) (map[int32]int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	m, err := t.c.Offsets(ctx, t.topic, at)
 	if err != nil {
@@ -251,7 +253,7 @@ func (t *Table) LastGoodRead() time.Time {
 
 // CatchUp returns when the table has read all that was acknowledged when it was called.
 func (t *Table) CatchUp(ctx context.Context) error {
-	ends, err := t.offsets(ctx, kafka.Latest)
+	ends, err := t.offsets(ctx, kafka.Latest, askLimit)
 	if err != nil {
 		return err
 	}
