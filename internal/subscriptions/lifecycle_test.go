@@ -5,6 +5,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/schemas"
@@ -94,6 +96,49 @@ func TestUpdateAndDeleteReachEveryProcess(t *testing.T) {
 		}
 		if got := there.Match("c0ffee01", "booking.creation", time.Now().UnixMilli(), nil); len(got) != 0 {
 			t.Error("a deleted subscription matches")
+		}
+		if list := there.Company("c0ffee01"); len(list) != 0 {
+			t.Errorf("the company still has %d", len(list))
+		}
+		if _, _, err := there.Create(t.Context(), draft("c0ffee01", "crm", "*")); err != nil {
+			t.Errorf("the name of a deleted subscription is taken: %v", err)
+		}
+	})
+}
+
+// The first write of the cut takes a second: longer than it may. By then some routers may know the cut too late.
+func TestACutWhoseWriteWasSlowIsWrittenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p, router := w.process(), w.process()
+		cluster := w.broker.Cluster()
+		cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+			cluster.DropControl()
+			cluster.SleepControl(func() { <-time.After(time.Second) })
+			return nil, nil, false
+		})
+		type sight struct {
+			version int64
+			ahead   time.Duration // of the cut, when another process learned of it
+		}
+		seen := make(chan sight, 8)
+		router.Subscribe(func(id string) {
+			l, _ := router.Get(id)
+			seen <- sight{l.Version, time.Until(time.UnixMilli(l.Spans[0].At))}
+		})
+		l, _, err := p.Create(t.Context(), draft("c0ffee01", "crm", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Version != 2 || len(l.Spans) != 1 {
+			t.Fatalf("version %d stands, with %d cuts", l.Version, len(l.Spans))
+		}
+		first, second := <-seen, <-seen
+		if first.version != 1 || first.ahead > 2*time.Second || second.version != 2 || second.ahead < 2*time.Second {
+			t.Errorf("the cut was known %v (version %d) and %v (version %d) before it passed", first.ahead, first.version, second.ahead, second.version)
+		}
+		if time.Now().Before(time.UnixMilli(l.Spans[0].At)) {
+			t.Error("Create returned before its cut had passed")
 		}
 	})
 }

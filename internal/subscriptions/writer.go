@@ -80,10 +80,10 @@ func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, er
 		return nil, secrets.Secret{}, err
 	}
 	live := schemas.Cut{Kind: schemas.CutLive}
-	l, cut, err := w.writeCut(ctx, s, live)
+	l, passed, err := w.writeCut(ctx, s, live)
 	if errors.Is(err, errLost) { // the first write was slow, and somebody changed the subscription before it got its later cut
 		_, err = w.change(ctx, s.ID, func(ctx context.Context, s *schemas.Subscription) (*Live, error) {
-			l, cut, err = w.writeCut(ctx, s, live)
+			l, passed, err = w.writeCut(ctx, s, live)
 			return l, err
 		}, func(_ *Live, s *schemas.Subscription) error {
 			s.Spans = nil
@@ -96,8 +96,8 @@ func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, er
 	if err := w.withdrawTwin(ctx, l); err != nil {
 		return nil, secrets.Secret{}, err
 	}
-	if err := w.passed(ctx, cut); err != nil {
-		return l, plain, err
+	if wait(ctx, time.Until(passed)); ctx.Err() != nil {
+		return l, plain, context.Cause(ctx)
 	}
 	return l, plain, nil
 }
@@ -200,25 +200,25 @@ func (w *Writer) withdrawTwin(ctx context.Context, l *Live) error {
 }
 
 // writeCut writes a record with a cut that every router will know before it meets an event on its far side. s is the record without the cut; a write that
-// was too slow is followed by another version with a later cut. It returns what stands, and the cut.
+// was too slow is followed by another version with a later cut. It returns what stands, and when (by our clock) the cut has passed on every broker's.
 //
 //	now          acknowledged, at the latest     all routers have read it     cut on every broker's clock
 //	 |-- headroom --|------ routerStaleness ------|------- ClockSpread --------|
-func (w *Writer) writeCut(ctx context.Context, s *schemas.Subscription, cut schemas.Cut) (*Live, time.Time, error) {
+func (w *Writer) writeCut(ctx context.Context, s *schemas.Subscription, cut schemas.Cut) (l *Live, passed time.Time, err error) {
 	lead := routerStaleness + w.cfg.ClockSpread
 	spans := s.Spans
 	for headroom := firstHeadroom; ; headroom = min(2*headroom, mostHeadroom) {
 		at := w.c.BrokerNow().Add(lead + headroom)
 		cut.At = at.UnixMilli()
 		s.Spans = append(slices.Clip(spans), cut)
-		l, err := w.write(ctx, s)
+		l, a, err := w.writeTimed(ctx, s)
 		if err != nil {
 			return nil, time.Time{}, err
 		}
-		// Only an acknowledgement shows the broker's clock: before the first one, BrokerNow is our own. So a cut may prove to lie too far away, too.
-		left := at.Sub(w.c.BrokerNow())
-		if left >= lead && left <= lead+headroom+routerStaleness {
-			return l, at, nil
+		// BrokerNow is an estimate, and our own clock before the first answer; what the acknowledgement shows is certain. So the cut may prove to lie
+		// too near, or much too far.
+		if at.Sub(a.latest) >= lead && at.Sub(a.earliest) <= lead+headroom+routerStaleness {
+			return l, a.here.Add(at.Add(w.cfg.ClockSpread).Sub(a.earliest)), nil
 		}
 		next := l.Subscription
 		next.Version++
@@ -226,24 +226,20 @@ func (w *Writer) writeCut(ctx context.Context, s *schemas.Subscription, cut sche
 	}
 }
 
-// passed waits until a cut has passed on every broker's clock.
-func (w *Writer) passed(ctx context.Context, cut time.Time) error {
-	for {
-		left := cut.Add(w.cfg.ClockSpread).Sub(w.c.BrokerNow())
-		if left <= 0 {
-			return nil
-		}
-		if wait(ctx, left); ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-}
+// acked is what an acknowledgement shows of the broker's clock: when it came here, the time there lay between earliest and latest.
+type acked struct{ here, earliest, latest time.Time }
 
 // errLost: another writer's record came first.
 var errLost = errors.New("another writer was faster")
 
 // write appends one record and reads back what became of it: the Live that it is now, or errLost.
 func (w *Writer) write(ctx context.Context, s *schemas.Subscription) (*Live, error) {
+	l, _, err := w.writeTimed(ctx, s)
+	return l, err
+}
+
+// writeTimed is write, and says what the acknowledgement showed of the broker's clock.
+func (w *Writer) writeTimed(ctx context.Context, s *schemas.Subscription) (*Live, acked, error) {
 	begun := time.Now()
 	s.Repair, s.UpdatedBy = false, random26()
 	s.UpdatedAt = w.c.BrokerNow().UnixMilli()
@@ -256,36 +252,43 @@ func (w *Writer) write(ctx context.Context, s *schemas.Subscription) (*Live, err
 	if err != nil {
 		var p *kafka.PartitionError
 		if errors.As(err, &p) && p.Unknown {
-			return nil, fmt.Errorf("%w (%v)", ErrUnknown, p)
+			return nil, acked{}, fmt.Errorf("%w (%v)", ErrUnknown, p)
 		}
-		return nil, err
+		return nil, acked{}, err
 	}
-	// Base is -1 where the broker only said that it has the record already.
-	if base := acks[0].Base; base >= 0 {
-		err = w.table.readTo(ctx, tp.Partition, base+1)
-	} else {
-		err = w.table.CatchUp(ctx)
+	a := acked{here: time.Now(), earliest: time.UnixMilli(acks[0].Time)}
+	if acks[0].Time < 0 { // the sandbox's broker stamps nothing; it has our clock
+		a.earliest = begun
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w (%v)", ErrUnknown, err)
+	a.latest = a.earliest.Add(a.here.Sub(begun))
+	if err := w.readBack(ctx, tp, acks[0].Base); err != nil {
+		return nil, acked{}, fmt.Errorf("%w (%v)", ErrUnknown, err)
 	}
 	select {
 	case accepted := <-answer:
 		if !accepted {
-			return nil, errLost
+			return nil, acked{}, errLost
 		}
-		// A process that was stopped for so long that the log cleaner came by may have missed the record that was first.
-		if w.table.lag > 0 && time.Since(begun) > w.table.lag/2 {
-			return nil, ErrUnknown
-		}
-		l := &Live{Subscription: *s, AppendedAt: acks[0].Time, keyring: w.keys}
-		if now, ok := w.table.Get(s.ID); ok && now.Version == s.Version {
-			l = now
-		}
-		return l, nil
-	default:
-		return nil, ErrUnknown // the cleaner took it before we read it
+	default: // the cleaner took it before we read it
+		return nil, acked{}, ErrUnknown
 	}
+	// A process that was stopped for so long that the log cleaner came by may have missed the record that was first.
+	if w.table.lag > 0 && time.Since(begun) > w.table.lag/2 {
+		return nil, acked{}, ErrUnknown
+	}
+	l := &Live{Subscription: *s, AppendedAt: acks[0].Time, keyring: w.keys}
+	if now, ok := w.table.Get(s.ID); ok && now.Version == s.Version {
+		l = now
+	}
+	return l, a, nil
+}
+
+// readBack waits until the table has read the record at an offset; -1, where the broker only said that it has the record already.
+func (w *Writer) readBack(ctx context.Context, tp kafka.TP, offset int64) error {
+	if offset < 0 {
+		return w.table.CatchUp(ctx)
+	}
+	return w.table.readTo(ctx, tp.Partition, offset+1)
 }
 
 // change applies edit to what stands and writes it, as often as it takes until no other writer comes in between. edit gets a copy whose slices it must
