@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/sandbox"
+)
+
+func runApp(args ...string) (code int, out, errs string) {
+	var o, e bytes.Buffer
+	code = (&app{in: strings.NewReader(""), out: &o, errOut: &e}).main(args)
+	return code, o.String(), e.String()
+}
+
+func TestExitCodesTellAMistakeFromAFailure(t *testing.T) {
+	for _, c := range []struct {
+		args  string
+		code  int
+		error string // what standard error begins with
+	}{
+		{"version", exitOK, ""},
+		{"--help", exitOK, ""},
+		{"config", exitOK, ""},
+		{"nonsense", exitUsage, `error: usage: unknown command "nonsense"`},
+		{"config nonsense", exitUsage, `error: usage: unknown command "nonsense" for "hookferry config"`},
+		{"version --nonsense", exitUsage, "error: usage: unknown flag: --nonsense"},
+		{"version too much", exitUsage, "error: usage: "},
+		{"demo --events 0", exitUsage, "error: usage: --events 0"},
+		{"dev --rate -1", exitUsage, "error: usage: --rate -1"},
+		{"listen --fail sometimes", exitUsage, `error: usage: --fail "sometimes"`},
+		{"config check --config nowhere.yml", exitFailed, "error: config_invalid: "},
+	} {
+		code, out, errs := runApp(strings.Fields(c.args)...)
+		if code != c.code || !strings.HasPrefix(errs, c.error) || c.error == "" && (errs != "" || out == "") {
+			t.Errorf("%s: exit %d, want %d; standard error %q, standard output %q", c.args, code, c.code, errs, out)
+		}
+	}
+}
+
+// style.md, habit 15: every command's help shows one line that works.
+func TestEveryCommandShowsHowItIsUsed(t *testing.T) {
+	a := &app{}
+	var look func(c *cobra.Command)
+	look = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			if sub.Name() == "help" || sub.Name() == "completion" {
+				continue
+			}
+			if !strings.Contains(sub.Example, "hookferry ") || sub.Short == "" {
+				t.Errorf("%s has no example or no summary", sub.CommandPath())
+			}
+			look(sub)
+		}
+	}
+	look(a.root())
+}
+
+func TestEveryMistakeIsALineWithItsCode(t *testing.T) {
+	refused := func(s string) error { return &refusal{"topic_missing", s} }
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{refused("x"), "error: topic_missing: x\n"},
+		{fmt.Errorf("at start: %w", refused("x")), "error: topic_missing: at start: x\n"},
+		{errors.Join(refused("x"), errors.New("y")), "error: topic_missing: x\nerror: failed: y\n"},
+		{fmt.Errorf("a: %w", errors.Join(refused("x"), fmt.Errorf("b: %w", errors.Join(refused("y"), refused("z"))))),
+			"error: topic_missing: a: x\nerror: topic_missing: a: b: y\nerror: topic_missing: a: b: z\n"},
+		{&kafka.TopicsError{}, "error: topics_wrong: "},
+		{fmt.Errorf("ask: %w", context.DeadlineExceeded), "error: timeout: ask: context deadline exceeded\n"},
+		{errors.New("two\nlines"), "error: failed: two\n  lines\n"},
+	} {
+		var b bytes.Buffer
+		printError(&b, c.err, exitFailed)
+		if !strings.HasPrefix(b.String(), c.want) || strings.HasSuffix(c.want, "\n") && b.String() != c.want {
+			t.Errorf("%q, want %q", b.String(), c.want)
+		}
+	}
+}
+
+// What a receiver answered is shown to an operator: it must not move his cursor or turn his text around.
+func TestTablesShowNoControlCharacters(t *testing.T) {
+	var b bytes.Buffer
+	(&app{out: &b}).printTable([]string{"A", "B"}, [][]string{{"\x1b[2Jx\r", "y\u202ez\u0085"}, {"tab\there", "line\nbreak"}})
+	want := "A         B\n\uFFFD[2Jx\uFFFD    y\uFFFDz\uFFFD\ntab here  line break\n"
+	if b.String() != want {
+		t.Errorf("%q\nwant %q", b.String(), want)
+	}
+}
+
+func TestJSONIsLeftAsItIs(t *testing.T) {
+	var b bytes.Buffer
+	a := &app{out: &b}
+	if err := a.printJSONLine(map[string]string{"url": "https://a/?b=1&c=<d>"}); err != nil || b.String() != `{"url":"https://a/?b=1&c=<d>"}`+"\n" {
+		t.Errorf("%v %s", err, b.String())
+	}
+}
+
+func TestProgressIsSilentForASecondThenShowsPlainLinesAwayFromATerminal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		a := &app{errOut: &b}
+		short := a.progress("short", 10)
+		short.Add(10)
+		<-time.After(900 * time.Millisecond)
+		short.Add(0)
+		short.Done()
+		if b.Len() != 0 {
+			t.Errorf("work of 0.9 s showed %q", b.String())
+		}
+		long := a.progress("scanning", 100)
+		for range 12 {
+			<-time.After(time.Second)
+			long.Add(8)
+		}
+		long.Set(100)
+		long.Done()
+		long.Done()
+		want := "scanning: 8 of 100 (8%), about 12s left\nscanning: 48 of 100 (48%), about 7s left\nscanning: 88 of 100 (88%), about 2s left\nscanning: 100 of 100 (100%) in 12s\n"
+		if b.String() != want {
+			t.Errorf("%q\nwant %q", b.String(), want)
+		}
+	})
+}
+
+func TestProgressDrawsOneBarOnATerminal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		p := (&app{errOut: &b}).progress("x", 4)
+		p.terminal = true
+		<-time.After(2 * time.Second)
+		p.Add(2)
+		p.Add(1) // too soon to draw again
+		p.Done()
+		if s := b.String(); strings.Count(s, "\r") != 2 || !strings.Contains(s, "[###############---------------]") || strings.Count(s, "\n") != 1 {
+			t.Errorf("%q", s)
+		}
+	})
+}
+
+func TestListenFailsAsItIsTold(t *testing.T) {
+	at := func(fail string, times int, rate float64, path string, ids ...string) string {
+		script, err := failScript(fail, times, rate, times > 0, rate != 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, id := range ids {
+			out = append(out, script(&sandbox.Received{Path: path, WebhookID: id}))
+		}
+		return strings.Join(out, " ")
+	}
+	for _, c := range []struct{ got, want string }{
+		{at("503", 0, 1, "/x", "a", "a"), "/status/503 /status/503"},
+		{at("hang", 2, 1, "/x", "a", "b", "a", "a", "b"), "/hang /hang /hang /ok /hang"},
+		{at("delay/5s", 0, 1, "/x", "a"), "/delay/5s"},
+		{at("503", 0, 0, "/x", "a", "a"), "/ok /ok"},
+		{at("", 0, 1, "/x", "a"), "/ok"},
+		{at("", 0, 1, "/status/410", "a"), ""}, // as the path says
+		{at("reset", 1, 1, "/flap/2", "a", "a"), "/reset "},
+	} {
+		if c.got != c.want {
+			t.Errorf("%q, want %q", c.got, c.want)
+		}
+	}
+	for _, f := range []func() error{
+		func() error { _, err := failScript("", 1, 1, true, false); return err },
+		func() error { _, err := failScript("503", 0, 1, true, false); return err },
+		func() error { _, err := failScript("503", 1, 1.5, true, true); return err },
+		func() error { _, err := failScript("99", 0, 1, false, false); return err },
+		func() error { _, err := failScript("nonsense", 0, 1, false, false); return err },
+	} {
+		if err := f(); !errors.As(err, new(*usageError)) {
+			t.Errorf("%v is no usage error", err)
+		}
+	}
+}
+
+func TestListenPrintsWhatItThinksOfARequest(t *testing.T) {
+	var b bytes.Buffer
+	a := &app{out: &b, json: true}
+	a.printReceived(&sandbox.Received{Path: "/x", WebhookID: "msg_1", Attempt: 2, Status: 503, Body: []byte(`{"eventNotificationTypeV2":"booking.creation"}`), Signature: errors.New("bad")}, true)
+	var v received
+	if err := json.Unmarshal(b.Bytes(), &v); err != nil || v.Type != "booking.creation" || v.Signature != "INVALID: bad" || v.Answered != 503 || v.Attempt != 2 || len(v.Body) == 0 {
+		t.Errorf("%v %s", err, b.String())
+	}
+	b.Reset()
+	a.json = false
+	a.printReceived(&sandbox.Received{WebhookID: "m\x1b[31m", Signature: sandbox.ErrNotChecked}, false)
+	if s := b.String(); strings.Contains(s, "\x1b") || !strings.Contains(s, "unchecked") || !strings.Contains(s, "no answer") || !strings.HasSuffix(s, "\n") {
+		t.Errorf("%q", s)
+	}
+}
