@@ -102,7 +102,7 @@ func (p *progress) line(now time.Time) string {
 	}
 	line := fmt.Sprintf("%s: %d of %d (%d%%)", p.title, p.done, p.total, p.done*100/p.total)
 	if left := p.total - p.done; left > 0 && rate > 0 {
-		return fmt.Sprintf("%s, about %s left", line, time.Duration(float64(left) / rate * float64(time.Second)).Round(time.Second))
+		return fmt.Sprintf("%s, about %s left", line, time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
 	}
 	return fmt.Sprintf("%s in %s", line, took.Round(time.Second))
 }
