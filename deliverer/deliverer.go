@@ -134,6 +134,9 @@ func (d *Deliverer) Name() string { return "deliverer" }
 
 // Ready says why the deliverer sends nothing, if so.
 func (d *Deliverer) Ready() error {
+	if parts := *d.parts.Load(); len(parts) == 0 && !d.lease.frozen.Load() {
+		return nil // more replicas than partitions: this one stands by
+	}
 	if !d.lease.holds(time.Now()) {
 		return errors.New("no offset commit was accepted within the last 4 s: is the broker reachable?")
 	}

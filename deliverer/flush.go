@@ -129,6 +129,7 @@ func (f *flusher) flush(ctx context.Context) {
 	written, failedToo := f.writeAttempts(ctx, written)
 	failed = append(failed, failedToo...)
 	f.mark(ctx, written)
+	f.count(written)
 	for _, it := range written {
 		f.finish(it)
 	}
@@ -218,17 +219,9 @@ func (f *flusher) writeAttempts(ctx context.Context, items []*item) (written, fa
 	d := f.d
 	f.tried.Reset()
 	byTP := map[kafka.TP]bool{}
-	clear(f.counts)
 	for _, it := range items {
-		if it.out.verdict == verdictHop || it.out.verdict == verdictSeen {
+		if it.out.started.IsZero() { // a hop, a mark that appeared, a task handed back untried
 			continue
-		}
-		f.counts[attemptLabel{it.out.verdict, it.out.reason}]++
-		if it.out.started.IsZero() {
-			continue
-		}
-		if it.out.verdict == schemas.VerdictDelivered && it.Source.Time > 0 {
-			d.metrics.seconds.Observe(it.out.started.Add(it.out.duration).Sub(time.UnixMilli(it.Source.Time)).Seconds())
 		}
 		f.attemptOf(it)
 		f.buf = schemas.AppendAttempt(f.buf[:0], &f.attempt)
@@ -238,9 +231,6 @@ func (f *flusher) writeAttempts(ctx context.Context, items []*item) (written, fa
 		if _, err := d.attempts.Append(ctx, &f.tried); err != nil {
 			f.explain(err, byTP, "attempts")
 		}
-	}
-	for label, n := range f.counts {
-		d.metrics.attempts.WithLabelValues(string(label.verdict), string(label.reason)).Add(float64(n))
 	}
 	if len(byTP) == 0 {
 		return items, nil
@@ -286,6 +276,23 @@ func (f *flusher) explain(err error, byTP map[kafka.TP]bool, what string) {
 	}
 	if !errors.Is(err, context.Canceled) {
 		f.d.log.Error("outcomes could not be written; their tasks stay unfinished and it is tried again", zap.String("what", what), zap.Error(err))
+	}
+}
+
+// count counts what is written, once each.
+func (f *flusher) count(items []*item) {
+	clear(f.counts)
+	for _, it := range items {
+		if it.out.verdict == verdictHop || it.out.verdict == verdictSeen {
+			continue
+		}
+		f.counts[attemptLabel{it.out.verdict, it.out.reason}]++
+		if it.out.verdict == schemas.VerdictDelivered && it.Source.Time > 0 {
+			f.d.metrics.seconds.Observe(it.out.started.Add(it.out.duration).Sub(time.UnixMilli(it.Source.Time)).Seconds())
+		}
+	}
+	for label, n := range f.counts {
+		f.d.metrics.attempts.WithLabelValues(string(label.verdict), string(label.reason)).Add(float64(n))
 	}
 }
 

@@ -144,7 +144,7 @@ func (w *world) runTable(c *kafka.Client) *subscriptions.Table {
 // subscribe creates a subscription at a path of the receiver.
 func (w *world) subscribe(path string, edit ...func(*subscriptions.Draft)) *subscriptions.Live {
 	w.t.Helper()
-	d := subscriptions.Draft{Company: "acme", Name: "s" + strconv.FormatInt(w.events.Add(1), 10), URL: w.receiver.URL(path), Events: []string{"*"}}
+	d := subscriptions.Draft{Company: "acme", Name: "s" + strconv.FormatInt(w.events.Add(1), 10), URL: w.receiver.URL(path), Events: []string{"*"}, Timeout: 5 * time.Second}
 	for _, e := range edit {
 		e(&d)
 	}
