@@ -19,10 +19,11 @@ import (
 )
 
 // The group's times. The session bounds how long partitions of a dead member lie idle, and a lost coordinator: kafka-go joins again as
-// a new member, and the coordinator waits for the old one to time out.
+// a new member, and the coordinator waits for the old one to time out. The heartbeat is how a member learns that another joins or leaves, and until all
+// have learned it nothing new is sent or routed: so it is short. It costs the coordinator ten small requests a second and member.
 const (
 	sessionTimeout   = 6 * time.Second
-	heartbeat        = time.Second
+	heartbeat        = 100 * time.Millisecond
 	rebalanceTimeout = 10 * time.Second
 	joinBackoff      = 300 * time.Millisecond
 )
