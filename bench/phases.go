@@ -152,7 +152,12 @@ func (b *bench) fan(fan int) func(context.Context) error {
 
 func (b *bench) latencies(ctx context.Context) error {
 	for _, rate := range []float64{100, 500, 1000} {
+		hop50, hop99, err := b.d.Hop(ctx, b.report.EventBytes, int(rate*b.latency.Seconds()/3), rate)
+		if err != nil {
+			return err
+		}
 		l, err := b.open(ctx, "one", "one", rate)
+		l.Hop50, l.Hop99 = ms(hop50), ms(hop99)
 		if err != nil {
 			return err
 		}
