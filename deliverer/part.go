@@ -25,7 +25,6 @@ type part struct {
 	inherited inherited
 	committed kafka.Committed // the last that was accepted
 	high      int64           // the end of the partition at the last fetch
-	oldest    int64           // append time of the last record that was read, ms
 }
 
 func newPart(tp kafka.TP, tier time.Duration, replay bool, c kafka.Committed) *part {

@@ -134,7 +134,6 @@ type pending struct {
 	gone   bool // its caller has left
 	done   bool
 	ack    Ack
-	sent   time.Time
 }
 
 // call is one Append. left is guarded by Appender.mu.

@@ -2,7 +2,6 @@ package subscriptions
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -102,9 +101,3 @@ func (*unknownError) Error() string {
 
 // Code is the stable code.
 func (*unknownError) Code() string { return "write_unknown" }
-
-// isCode says whether err carries a refusal with this code.
-func isCode(err error, code string) bool {
-	var r *Refusal
-	return errors.As(err, &r) && r.code == code
-}
