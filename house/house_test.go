@@ -309,3 +309,23 @@ func TestOneHangingReceiverDelaysNoOther(t *testing.T) {
 		t.Error("the hanging receiver was never tried: nothing was shown")
 	}
 }
+
+// Tries differ in webhook-attempt, timestamp and signature, and in nothing else.
+func TestEveryTryOfATaskHasTheSameIDAndTheSameBytes(t *testing.T) {
+	t.Parallel()
+	d := deploy(t)
+	d.router()
+	d.deliverer()
+	l := d.subscribe("acme", "/flap/2/f")
+	ids := d.publish("booking.amendment", "acme", 1)
+	d.arrive("/flap/2/f", l, ids...)
+	tries := d.receiver.Ledger()
+	if len(tries) != 3 {
+		t.Fatalf("%d requests, want two that fail and one that is delivered", len(tries))
+	}
+	for i, r := range tries {
+		if r.Attempt != i+1 || r.WebhookID != tries[0].WebhookID || r.Sum != tries[0].Sum || r.Signature != nil {
+			t.Errorf("try %d: attempt %d, id %s, signature %v, same body %v", i+1, r.Attempt, r.WebhookID, r.Signature, r.Sum == tries[0].Sum)
+		}
+	}
+}
