@@ -16,6 +16,8 @@ type Config struct {
 	// Listen is where /metrics, /healthz and /readyz are served. They show names of topics and subscriptions' ids, never secrets, and need no password:
 	// keep the address inside. Empty: not served.
 	Listen string `yaml:"listen"`
+	// Profile also serves /debug/pprof there. Profiles show code and timings, never values; taking one costs some percent of the processor meanwhile.
+	Profile bool `yaml:"profile"`
 	// StopTimeout is how long all services together may take to stop. Then the process ends as it is: what was open is named and left to a successor.
 	StopTimeout time.Duration `yaml:"stop_timeout"`
 }
@@ -40,6 +42,9 @@ func (c Config) Validate() error {
 		if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
 			errs = append(errs, &FieldError{"listen", fmt.Sprintf("%q is not host:port (:port listens on every address; empty turns it off)", c.Listen)})
 		}
+	}
+	if c.Profile && c.Listen == "" {
+		errs = append(errs, &FieldError{"profile", "is true, but listen is empty: there is nowhere to serve it"})
 	}
 	if c.StopTimeout < time.Second || c.StopTimeout > 10*time.Minute {
 		errs = append(errs, &FieldError{"stop_timeout", fmt.Sprintf("%v is not within 1s and 10m: offsets must be committed, and a stop should end", c.StopTimeout)})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,16 +29,16 @@ type front struct {
 	server   *http.Server
 }
 
-func newFront(address string, reg *prometheus.Registry, ready func() error) (*front, error) {
-	l, err := net.Listen("tcp", address)
+func newFront(cfg Config, reg *prometheus.Registry, ready func() error) (*front, error) {
+	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
-		return nil, &listenError{address, err}
+		return nil, &listenError{cfg.Listen, err}
 	}
 	return &front{l, &http.Server{
-		Handler:           routes(reg, ready),
+		Handler:           routes(cfg, reg, ready),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
+		WriteTimeout:      time.Minute, // longer than the 30 s that a profile takes if nobody says otherwise
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 	}}, nil
@@ -54,8 +55,12 @@ func (e *listenError) Error() string {
 func (e *listenError) Unwrap() error { return e.err }
 func (e *listenError) Code() string  { return "listen_failed" }
 
-func routes(reg *prometheus.Registry, ready func() error) http.Handler {
+func routes(cfg Config, reg *prometheus.Registry, ready func() error) http.Handler {
 	mux := http.NewServeMux()
+	if cfg.Profile {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
 	// Alive: the process answers. It says nothing about Kafka, because a restart would not bring Kafka back.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

@@ -74,7 +74,7 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger, reg *prometheus.Regis
 	defer signal.Stop(signals)
 	h := &host{cfg: cfg, log: log.Named("host"), signals: signals}
 	if cfg.Listen != "" {
-		front, err := newFront(cfg.Listen, reg, h.ready)
+		front, err := newFront(cfg, reg, h.ready)
 		if err != nil {
 			return err
 		}

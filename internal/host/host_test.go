@@ -209,7 +209,7 @@ func TestReadyNamesEveryServiceThatIsNotAndTurnsFalseWithTheStop(t *testing.T) {
 		a, b, c := w.part("a", 0), w.part("b", time.Second), w.part("c", 0)
 		a.notYet, c.notYet = errors.New("loading"), errors.New("no partition")
 		ended := w.start(t.Context(), a, b, c)
-		routes := routes(prometheus.NewRegistry(), w.ready)
+		routes := routes(Config{}, prometheus.NewRegistry(), w.ready)
 		get := func(path string) (int, string) {
 			r := httptest.NewRecorder()
 			routes.ServeHTTP(r, httptest.NewRequest("GET", path, nil))
@@ -240,7 +240,7 @@ func TestTheListenerServesMetricsUntilEverythingElseHasStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	reg := NewRegistry("1.2.3")
-	f, err := newFront(cfg.Listen, reg, func() error { return nil })
+	f, err := newFront(cfg, reg, func() error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -334,5 +334,16 @@ func TestTheLogIsWhatItsConfigurationSays(t *testing.T) {
 	NewLogger(LogConfig{Format: "console", Level: "debug"}, &b).Debug("hello")
 	if !strings.Contains(b.String(), "DEBUG") || !strings.Contains(b.String(), "hello") {
 		t.Error(b.String())
+	}
+}
+
+// Profiles are there for whoever asked for them in the configuration, and for nobody else.
+func TestProfilesAreServedOnlyOnRequest(t *testing.T) {
+	for _, on := range []bool{false, true} {
+		r := httptest.NewRecorder()
+		routes(Config{Profile: on}, prometheus.NewRegistry(), func() error { return nil }).ServeHTTP(r, httptest.NewRequest("GET", "/debug/pprof/", nil))
+		if got := r.Code == 200; got != on {
+			t.Errorf("profile %v: status %d", on, r.Code)
+		}
 	}
 }
