@@ -75,12 +75,12 @@ type fetched struct {
 
 // decodeFetch calls each for every partition of a Fetch v11 answer (without its length; the correlation id is its first field).
 // topic returns the name that stands for the bytes, so that names are not allocated anew.
-func decodeFetch(b []byte, topic func([]byte) string, each func(fetched)) (code int16, err error) {
+func decodeFetch(b []byte, topic func([]byte) string, each func(fetched)) (session int32, code int16, err error) {
 	w := wire{b: b}
 	w.i32() // correlation id
 	w.i32() // throttle time
 	code = w.i16()
-	w.i32() // session
+	session = w.i32()
 	for t := w.i32(); t > 0 && !w.bad; t-- {
 		name := topic(w.take(int(w.i16())))
 		for n := w.i32(); n > 0 && !w.bad; n-- {
@@ -100,9 +100,9 @@ func decodeFetch(b []byte, topic func([]byte) string, each func(fetched)) (code 
 		}
 	}
 	if w.bad {
-		return code, broken("it ends too early")
+		return session, code, broken("it ends too early")
 	}
-	return code, nil
+	return session, code, nil
 }
 
 const batchBytes = 61 // of a batch's head

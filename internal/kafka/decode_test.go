@@ -152,12 +152,12 @@ func TestBrokenBatchesAreErrors(t *testing.T) {
 func TestEveryTruncationOfAnAnswerIsNoticed(t *testing.T) {
 	whole := answerOf("topic", 3, built(t, Snappy, 10, "a", "b"))
 	seen := 0
-	if _, err := decodeFetch(whole, func(b []byte) string { return string(b) }, func(f fetched) { seen++ }); err != nil || seen != 1 {
+	if _, _, err := decodeFetch(whole, func(b []byte) string { return string(b) }, func(f fetched) { seen++ }); err != nil || seen != 1 {
 		t.Fatal(seen, err)
 	}
 	for n := range len(whole) {
 		seen := 0
-		if _, err := decodeFetch(whole[:n], func(b []byte) string { return string(b) }, func(f fetched) { seen++ }); !errors.Is(err, errBroken) || seen > 0 {
+		if _, _, err := decodeFetch(whole[:n], func(b []byte) string { return string(b) }, func(f fetched) { seen++ }); !errors.Is(err, errBroken) || seen > 0 {
 			t.Fatalf("cut at %d: %d partitions, %v", n, seen, err)
 		}
 	}

@@ -98,13 +98,76 @@ type loop struct {
 	wake  chan struct{}
 
 	// of its goroutine
-	asked  []asked
-	rot    int
-	out    []byte // request
-	spare  []byte // an answer's buffer that no record was handed out of
-	topics map[string]string
-	ready  bool // a good answer has come
+	asked   []asked
+	session session
+	rot     int
+	out     []byte // request
+	spare   []byte // an answer's buffer that no record was handed out of
+	topics  map[string]string
+	ready   bool // a good answer has come
 }
+
+// session is what the broker remembers of our last request (KIP-227), so that the next one names only what has changed since and the answer only what
+// brought something. A router reads from more than a hundred partitions, of which one has something new: naming them all cost the broker more than the
+// rest of a small event's way. It ends with its connection, since after a lost answer nobody knows whether the broker has counted the request.
+type session struct {
+	conn  *conn
+	id    int32 // 0: none
+	epoch int32
+	knows map[TP]named
+	names []asked // of l.asked, what the request under way names
+	gone  []TP    // what it takes back
+}
+
+type named struct {
+	next  int64
+	bytes int32
+	round int32 // epoch in which it was last asked for
+}
+
+// plan finds what a request must name to ask for l.asked over k.
+func (s *session) plan(k *conn, all []asked) {
+	s.names, s.gone = s.names[:0], s.gone[:0]
+	if s.conn != k || s.id == 0 {
+		s.conn, s.id, s.epoch = k, 0, 0
+		s.names = append(s.names, all...)
+		return
+	}
+	for _, a := range all {
+		n, ok := s.knows[a.tp]
+		if !ok || n.next != a.next || n.bytes != a.bytes {
+			s.names = append(s.names, a)
+		}
+		s.knows[a.tp] = named{a.next, a.bytes, s.epoch}
+	}
+	if len(s.knows) == len(all) {
+		return
+	}
+	for tp, n := range s.knows {
+		if n.round != s.epoch {
+			s.gone = append(s.gone, tp)
+			delete(s.knows, tp)
+		}
+	}
+}
+
+// answered takes over what a good answer says.
+func (s *session) answered(id int32, all []asked) {
+	if s.epoch > 0 {
+		s.epoch = max(1, s.epoch+1) // it wraps to 1: 0 would ask for a new session
+		return
+	}
+	if s.id = id; id != 0 {
+		s.epoch = 1
+		s.knows = make(map[TP]named, len(all))
+		for _, a := range all {
+			s.knows[a.tp] = named{a.next, a.bytes, 0}
+		}
+	}
+}
+
+// end makes the next request begin a new session.
+func (s *session) end() { s.id = 0 }
 
 // asked is a partition as it was put into a request.
 type asked struct {
@@ -507,6 +570,10 @@ func (f *Fetcher) exchange(ctx context.Context, l *loop, maxWait time.Duration) 
 		}
 	}
 	k.cid++
+	l.session.plan(k, l.asked)
+	if f.cfg.Empty { // whoever wants to hear of partitions without records must name them: no session
+		l.session.epoch = -1
+	}
 	l.request(k.cid, f.c.clientID, maxWait, f.cfg.MaxBytes)
 	b, err := k.exchange(l.out, maxWait+requestTimeout, func(n int) []byte {
 		if n <= cap(l.spare) {
@@ -554,19 +621,20 @@ func (l *loop) request(cid uint32, clientID string, maxWait time.Duration, maxBy
 	w = be.AppendUint32(w, uint32(maxWait.Milliseconds()))
 	w = be.AppendUint32(w, 1) // least bytes
 	w = be.AppendUint32(w, uint32(maxBytes))
-	w = append(w, 0)                   // isolation: transactions are not used
-	w = be.AppendUint32(w, 0)          // session: none
-	w = be.AppendUint32(w, ^uint32(0)) // its epoch
+	w = append(w, 0) // isolation: transactions are not used
+	w = be.AppendUint32(w, uint32(l.session.id))
+	w = be.AppendUint32(w, uint32(l.session.epoch))
 	topicsAt, topics := len(w), uint32(0)
 	w = be.AppendUint32(w, 0)
-	for i := 0; i < len(l.asked); {
-		topic := l.asked[i].tp.Topic
+	names := l.session.names
+	for i := 0; i < len(names); {
+		topic := names[i].tp.Topic
 		topics++
 		text(topic)
 		countAt, count := len(w), uint32(0)
 		w = be.AppendUint32(w, 0)
-		for ; i < len(l.asked) && l.asked[i].tp.Topic == topic; i++ {
-			a := &l.asked[i]
+		for ; i < len(names) && names[i].tp.Topic == topic; i++ {
+			a := &names[i]
 			count++
 			w = be.AppendUint32(w, uint32(a.tp.Partition))
 			w = be.AppendUint32(w, ^uint32(0)) // leader epoch: any
@@ -577,8 +645,13 @@ func (l *loop) request(cid uint32, clientID string, maxWait time.Duration, maxBy
 		be.PutUint32(w[countAt:], count)
 	}
 	be.PutUint32(w[topicsAt:], topics)
-	w = be.AppendUint32(w, 0) // forgotten topics
-	text("")                  // rack
+	w = be.AppendUint32(w, uint32(len(l.session.gone))) // forgotten: one entry each, seldom more than a few
+	for _, tp := range l.session.gone {
+		text(tp.Topic)
+		w = be.AppendUint32(w, 1)
+		w = be.AppendUint32(w, uint32(tp.Partition))
+	}
+	text("") // rack
 	l.out = w
 }
 
@@ -587,6 +660,7 @@ func (f *Fetcher) lost(ctx context.Context, l *loop, err error) {
 	if ctx.Err() != nil {
 		return
 	}
+	l.session.end()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.silent[l.addr] { // once until it answers again, not once per try
@@ -640,7 +714,7 @@ func (f *Fetcher) deliver(ctx context.Context, l *loop, b []byte) int {
 // decode decodes an answer and moves the positions it belongs to. outside are the partitions whose offset is out of range.
 func (f *Fetcher) decode(l *loop, b []byte) (as []answer, outside []asked, n int, err error) {
 	guess := 0
-	code, err := decodeFetch(b, func(name []byte) string {
+	session, code, err := decodeFetch(b, func(name []byte) string {
 		if s, ok := l.topics[string(name)]; ok {
 			return s
 		}
@@ -680,8 +754,14 @@ func (f *Fetcher) decode(l *loop, b []byte) (as []answer, outside []asked, n int
 		n += len(records)
 		as = append(as, answer{Batch{TP: a.tp, Records: records, Next: next, HighWatermark: r.highWatermark, LogStart: r.logStart, Bytes: len(r.records)}, a.version})
 	})
-	if err == nil && code != 0 {
+	switch {
+	case err != nil:
+	case kgo.Error(code) == kgo.FetchSessionIDNotFound || kgo.Error(code) == kgo.InvalidFetchSessionEpoch:
+		l.session.end() // the broker has let go of it, to make room: the next request, which names everything, begins another
+	case code != 0:
 		err = kgo.Error(code)
+	case !f.cfg.Empty:
+		l.session.answered(session, l.asked)
 	}
 	return as, outside, n, err
 }
