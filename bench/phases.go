@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hookferry/hookferry/bench/rig"
@@ -14,6 +17,7 @@ import (
 const companies = 10
 
 type bench struct {
+	profiles               string
 	report                 report
 	measure, latency, bare time.Duration
 	d                      *rig.Deployment
@@ -23,7 +27,7 @@ type bench struct {
 
 func (b *bench) run(ctx context.Context, dir string, only []string) error {
 	want := func(phase string) bool { return only[0] == "" || slices.Contains(only, phase) }
-	d, err := rig.Deploy(ctx, rig.DeployConfig{Dir: dir, Brokers: 1, Heap: "512m", FullJIT: true})
+	d, err := rig.Deploy(ctx, rig.DeployConfig{Dir: dir, Brokers: 1, Heap: "512m", FullJIT: true, Profile: b.profiles != ""})
 	if err != nil {
 		return err
 	}
@@ -129,12 +133,13 @@ func (b *bench) fan(fan int) func(context.Context) error {
 		}()
 		time.Sleep(2 * time.Second)
 		at, cpu, n := time.Now(), b.d.CPU(), b.farm.Count()
+		profiled := b.profile(fan)
 		time.Sleep(b.measure - 100*time.Millisecond)
 		got, took := b.farm.Count()-n, time.Since(at)
 		use := b.d.CPU()
 		e := <-done
-		if e.err != nil {
-			return e.err
+		if err := errors.Join(e.err, profiled()); err != nil {
+			return err
 		}
 		f := Sustained{FanOut: fan, PerSecond: float64(got) / took.Seconds(), CPUMicros: map[string]float64{}}
 		for name, t := range use {
@@ -148,6 +153,21 @@ func (b *bench) fan(fan int) func(context.Context) error {
 		b.report.Sustained = append(b.report.Sustained, f)
 		return err
 	}
+}
+
+// profile begins to take profiles, if they are wanted, and returns how to wait for them.
+func (b *bench) profile(fan int) (wait func() error) {
+	if b.profiles == "" {
+		return func() error { return nil }
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, 2)
+	for i, name := range []string{"router", "deliverer"} {
+		wg.Go(func() {
+			errs[i] = b.d.Profile(name, filepath.Join(b.profiles, fmt.Sprintf("%s-%d.prof", name, fan)), int(b.measure.Seconds())-1)
+		})
+	}
+	return func() error { wg.Wait(); return errors.Join(errs...) }
 }
 
 func (b *bench) latencies(ctx context.Context) error {

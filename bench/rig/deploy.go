@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -28,6 +29,7 @@ type DeployConfig struct {
 	Brokers int
 	Heap    string // of each broker's JVM
 	FullJIT bool   // the broker as in production: slower to start, faster afterwards
+	Profile bool   // the services serve profiles
 }
 
 // Deployment is a Kafka, a Redis, a farm, and as many hookferry processes as the caller starts.
@@ -144,9 +146,9 @@ egress:
   allow_http: true
   allow_ranges: [127.0.0.0/8]
   ports: [%s]
-log:
-  format: json
-`, strings.Join(d.Kafka.Bootstrap, ", "), d.Redis.Addr, keyFile, port)
+host:
+  profile: %t
+`, strings.Join(d.Kafka.Bootstrap, ", "), d.Redis.Addr, keyFile, port, c.Profile)
 	if err := os.WriteFile(d.cfg, []byte(text), 0o600); err != nil {
 		return err
 	}
@@ -245,6 +247,21 @@ func (d *Deployment) service(ctx context.Context, name, command string) error {
 		return fmt.Errorf("%s ended before it was ready: %s", name, log[max(0, len(log)-2000):])
 	}
 	return errors.Join(err, ctx.Err())
+}
+
+// Profile takes the processor profile of a service for so many seconds and writes it to a file.
+func (d *Deployment) Profile(name, file string, seconds int) error {
+	res, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/profile?seconds=%d", d.ports[name], seconds))
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, res.Body)
+	return errors.Join(err, f.Close())
 }
 
 // Proc is a service by its name.
