@@ -142,3 +142,37 @@ func TestACutWhoseWriteWasSlowIsWrittenAgain(t *testing.T) {
 		}
 	})
 }
+
+// The write of a pause takes so long that its cut lies in the past when it is known. Moved later, it would leave a stretch that the record calls live and
+// that a router with the first version has passed over.
+func TestASlowPauseKeepsItsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p, router := w.process(), w.process()
+		l, _, err := p.Create(t.Context(), draft("c0ffee01", "crm", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cluster := w.broker.Cluster()
+		cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+			cluster.DropControl()
+			cluster.SleepControl(func() { <-time.After(3 * time.Second) })
+			return nil, nil, false
+		})
+		var cuts []int64 // as another process learned of them
+		router.Subscribe(func(id string) {
+			now, _ := router.Get(id)
+			cuts = append(cuts, now.Spans[len(now.Spans)-1].At)
+		})
+		if err := p.Disable(t.Context(), l.ID, "gone"); err != nil {
+			t.Fatal(err)
+		}
+		if err := router.CatchUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		router.end()
+		if len(cuts) != 1 {
+			t.Errorf("the cut was written %d times: %v", len(cuts), cuts)
+		}
+	})
+}

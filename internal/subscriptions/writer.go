@@ -217,7 +217,12 @@ func (w *Writer) writeCut(ctx context.Context, s *schemas.Subscription, cut sche
 		}
 		// BrokerNow is an estimate, and our own clock before the first answer; what the acknowledgement shows is certain. So the cut may prove to lie
 		// too near, or much too far.
-		if at.Sub(a.latest) >= lead && at.Sub(a.earliest) <= lead+headroom+routerStaleness {
+		//
+		// A cut "paused" that proves too near stands all the same: if its next version came after it, a router that knew only the first would have
+		// left out what was appended between the two, and the span would say that it was routed. As it is, a router that was late has routed
+		// some events behind the cut; their tasks come up while the subscription is disabled and end in `dead`. Twice is better than never.
+		soonEnough := cut.Kind == schemas.CutPaused || at.Sub(a.latest) >= lead
+		if soonEnough && at.Sub(a.earliest) <= lead+headroom+routerStaleness {
 			return l, a.here.Add(at.Add(w.cfg.ClockSpread).Sub(a.earliest)), nil
 		}
 		next := l.Subscription
@@ -404,7 +409,7 @@ func (w *Writer) keepNameUnique(ctx context.Context, l *Live) (*Live, error) {
 		if now.Name != l.Name {
 			return errNothing // somebody else renamed it meanwhile
 		}
-		s.Name = clip(l.Name[:min(len(l.Name), 60)]) + " " + l.ID
+		s.Name = strings.ToValidUTF8(l.Name[:min(len(l.Name), 60)], "") + " " + l.ID
 		return nil
 	})
 	if err != nil {
