@@ -119,7 +119,7 @@ func (in *intake) take(p *part, b *kafka.Batch, rs []kafka.Record) (n int, on bo
 		it.part, it.offset, it.size, it.awaits, it.replay = p, r.Offset, len(r.Value), until, p.replay
 		in.items = append(in.items, it)
 	}
-	p.inherited.forget(p.progress.next)
+	p.inherited.forget(p.progress.base)
 	return n, true
 }
 

@@ -52,7 +52,7 @@ func (p *part) next() int64 {
 func (p *part) commit(now time.Time, flying []underWay) (kafka.Committed, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	meta, crowded := p.progress.encode(now, flying)
+	meta, crowded := p.progress.encode(now, flying, &p.inherited)
 	p.crowded.Store(crowded)
 	return kafka.Committed{Offset: p.progress.base, Metadata: meta}, p.progress.check()
 }

@@ -169,10 +169,15 @@ const (
 	deadlineMost = 5 * time.Minute // a deadline further off comes from a broken clock
 )
 
-// encode tells the window beyond base. flying must be sorted by offset; what lies outside the window or is finished is ignored. full says that it did
-// not fit, and the partition should not be read on until it does.
-func (p *progress) encode(now time.Time, flying []underWay) (meta string, full bool) {
-	if p.base == p.next {
+// encode tells the window beyond base, and behind it what the owner before has told and nobody has read since (left; nil: nothing). flying must be
+// sorted by offset; what lies outside the window or is finished is ignored. full says that the window did not fit, and the partition should not be read
+// on until it does.
+//
+// Without left this sequence sends twice: A hands over while it sends offset 17 and has finished 18 to 500; B takes over, commits the same offset at once,
+// as it must for its lease, and hands over to C before it has read 17, or while it waits for A's send to end. C would know nothing of either.
+func (p *progress) encode(now time.Time, flying []underWay, left *inherited) (meta string, full bool) {
+	end := left.end(p.next)
+	if p.base == end {
 		return "", false
 	}
 	b := make([]byte, 0, 256)
@@ -193,26 +198,30 @@ func (p *progress) encode(now time.Time, flying []underWay) (meta string, full b
 		}
 		run.length = 0
 	}
-	for off := p.base; off < p.next; {
+	for off := p.base; off < end; {
 		kind, length, deadline := runOpen, int64(1), uint64(0)
 		for len(flying) > 0 && flying[0].offset < off {
 			flying = flying[1:]
 		}
-		if w, m := p.bit(off); *w&m != 0 {
+		if off >= p.next {
+			kind, length, deadline = left.from(now, off)
+		} else if w, m := p.bit(off); *w&m != 0 {
 			kind, length = runFinished, p.finishedFrom(off)
 		} else if len(flying) > 0 && flying[0].offset == off {
 			kind, deadline = runUnderWay, deadlineUnits(now, flying[0].deadline)
+		} else if _, until := left.at(off); until.After(now) { // read, and waiting for the send of the owner before
+			kind, deadline = runUnderWay, deadlineUnits(now, until)
 		}
 		if kind != run.kind || deadline != run.deadline {
 			emit()
 		}
-		if len(b) > metaBinary-24 {
-			run.length, run.kind, run.deadline = p.next-off, runUnnamed, 0
+		if len(b) > metaBinary-24 || kind == runUnnamed {
+			run.length, run.kind, run.deadline = end-off, runUnnamed, deadlineUnits(now, left.last())
 			for _, f := range flying {
 				run.deadline = max(run.deadline, deadlineUnits(now, f.deadline))
 			}
 			emit()
-			return base64.RawStdEncoding.EncodeToString(b), true
+			return base64.RawStdEncoding.EncodeToString(b), off < p.next
 		}
 		run.kind, run.deadline = kind, deadline
 		run.length += length
@@ -296,6 +305,9 @@ func decodeMeta(base int64, meta string) (inherited, error) {
 
 // at says whether the predecessor had finished off, and if not, until when it may still have been sending it (zero: it was not).
 func (in *inherited) at(off int64) (finished bool, until time.Time) {
+	if in == nil {
+		return false, time.Time{}
+	}
 	i := sort.Search(len(in.runs), func(i int) bool { return in.runs[i].to > off })
 	if i == len(in.runs) || off < in.runs[i].from {
 		return false, time.Time{}
@@ -303,7 +315,43 @@ func (in *inherited) at(off int64) (finished bool, until time.Time) {
 	return in.runs[i].kind == runFinished, in.runs[i].until
 }
 
-// forget drops what lies below off: it was read.
+// end is the offset behind the last one that is named, and next if that is behind it.
+func (in *inherited) end(next int64) int64 {
+	if in == nil || len(in.runs) == 0 {
+		return next
+	}
+	return max(next, in.runs[len(in.runs)-1].to)
+}
+
+// last is the latest deadline of all.
+func (in *inherited) last() (until time.Time) {
+	if in == nil {
+		return until
+	}
+	for _, r := range in.runs {
+		if r.until.After(until) {
+			until = r.until
+		}
+	}
+	return until
+}
+
+// from is the run that begins at off, as encode says it: what was under way until a time that has passed is open. off must lie before end.
+func (in *inherited) from(now time.Time, off int64) (kind int, length int64, deadline uint64) {
+	i := sort.Search(len(in.runs), func(i int) bool { return in.runs[i].to > off })
+	r := in.runs[i]
+	switch {
+	case off < r.from:
+		return runOpen, r.from - off, 0
+	case r.kind == runFinished:
+		return runFinished, r.to - off, 0
+	case r.until.After(now):
+		return r.kind, r.to - off, deadlineUnits(now, r.until)
+	}
+	return runOpen, r.to - off, 0
+}
+
+// forget drops what lies below off: it is finished.
 func (in *inherited) forget(off int64) {
 	i := 0
 	for i < len(in.runs) && in.runs[i].to <= off {

@@ -92,7 +92,7 @@ func TestProgressRefusesWhatOnlyABugCanAsk(t *testing.T) {
 // roundTrip checks that a successor who reads what encode wrote knows each offset as it was, or "unnamed" where it did not fit.
 func roundTrip(t *testing.T, p *progress, flying []underWay) {
 	t.Helper()
-	meta, full := p.encode(noon, flying)
+	meta, full := p.encode(noon, flying, nil)
 	if len(meta) > metaMost {
 		t.Fatalf("%d bytes of metadata", len(meta))
 	}
@@ -159,7 +159,7 @@ func FuzzDecodeMeta(f *testing.F) {
 			p.finish(off)
 		}
 	}
-	meta, _ := p.encode(noon, []underWay{{7, noon.Add(time.Second)}})
+	meta, _ := p.encode(noon, []underWay{{7, noon.Add(time.Second)}}, nil)
 	f.Add(int64(5), meta)
 	f.Fuzz(func(t *testing.T, base int64, meta string) {
 		in, err := decodeMeta(base, meta)
@@ -188,7 +188,7 @@ func TestAWindowWithHolesEverywhereIsCutAndSaysSo(t *testing.T) {
 			flying = append(flying, underWay{off, noon.Add(time.Duration(off%300) * 100 * time.Millisecond)})
 		}
 	}
-	if _, full := p.encode(noon, flying); !full {
+	if _, full := p.encode(noon, flying, nil); !full {
 		t.Fatal("13,000 runs fitted into 4 KiB")
 	}
 	roundTrip(t, p, flying)
@@ -202,9 +202,97 @@ func TestMetadataOfOneHungSendIsShort(t *testing.T) {
 			p.finish(off)
 		}
 	}
-	meta, full := p.encode(noon, []underWay{{0, noon.Add(15 * time.Second)}})
+	meta, full := p.encode(noon, []underWay{{0, noon.Add(15 * time.Second)}}, nil)
 	if full || len(meta) > 32 || strings.ContainsAny(meta, "\x00\n") {
 		t.Fatalf("%d bytes, full %v", len(meta), full)
 	}
 	roundTrip(t, p, []underWay{{0, noon.Add(15 * time.Second)}})
+}
+
+// A hands over to B, and B to C before B has come to what A named: C must know it all the same.
+func TestWhatTheOwnerBeforeNamedOutlivesASecondHandOver(t *testing.T) {
+	a := newProgress(100)
+	for off := int64(100); off < 600; off++ {
+		a.take(off)
+		if off > 110 && off != 300 {
+			a.finish(off)
+		}
+	}
+	meta, _ := a.encode(noon, []underWay{{100, noon.Add(15 * time.Second)}, {300, noon.Add(9 * time.Second)}}, nil)
+	for _, read := range []int64{100, 101, 105, 250, 301, 599, 600, 700} {
+		in, err := decodeMeta(100, meta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := newProgress(100)
+		for off := int64(100); off < read; off++ {
+			b.take(off)
+			if finished, _ := in.at(off); finished {
+				b.finish(off)
+			}
+		}
+		in.forget(b.base)
+		later := noon.Add(3 * time.Second)
+		again, full := b.encode(later, nil, &in)
+		if full {
+			t.Errorf("read to %d: it did not fit", read)
+		}
+		c, err := decodeMeta(b.base, again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for off := b.base; off < 600; off++ {
+			finished, until := c.at(off)
+			var want time.Time
+			switch off {
+			case 100:
+				want = noon.Add(15 * time.Second)
+			case 300:
+				want = noon.Add(9 * time.Second)
+			}
+			if finished != a.isFinished(off) || until.Before(want) || until.After(want.Add(deadlineUnit)) {
+				t.Fatalf("read to %d, offset %d: finished %v until %v, want %v %v", read, off, finished, until, a.isFinished(off), want)
+			}
+		}
+		// What has run out is not waited for any more, by nobody.
+		again, _ = b.encode(noon.Add(time.Minute), nil, &in)
+		if c, err = decodeMeta(b.base, again); err != nil || !c.last().IsZero() {
+			t.Errorf("read to %d: a deadline outlived itself: %v %v", read, c.last(), err)
+		}
+	}
+}
+
+// What did not fit is waited out by the third owner as by the second, and does not keep the second from reading on.
+func TestWhatWasUnnamedStaysUnnamedAndDoesNotCrowd(t *testing.T) {
+	a := newProgress(0)
+	var flying []underWay
+	for off := int64(0); off < 20000; off++ {
+		a.take(off)
+		if off%2 == 1 {
+			a.finish(off)
+		} else {
+			flying = append(flying, underWay{off, noon.Add(time.Duration(off%300) * 100 * time.Millisecond)})
+		}
+	}
+	meta, full := a.encode(noon, flying, nil)
+	if !full {
+		t.Fatal("it fitted")
+	}
+	in, err := decodeMeta(0, meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, full := newProgress(0).encode(noon.Add(time.Second), nil, &in)
+	if full || len(again) > metaMost {
+		t.Fatalf("full %v, %d bytes: nothing was read, so nothing can make it shorter but reading on", full, len(again))
+	}
+	c, err := decodeMeta(0, again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range flying {
+		if finished, until := c.at(f.offset); finished || f.deadline.After(noon.Add(time.Second)) && until.Before(f.deadline) {
+			t.Fatalf("offset %d: finished %v until %v, want %v", f.offset, finished, until, f.deadline)
+		}
+	}
 }
