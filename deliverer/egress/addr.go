@@ -97,8 +97,53 @@ var outside6 = join(
 	table(CodeAddrSpecial, "64:ff9b::/96", "64:ff9b:1::/48"), // NAT64: carries any IPv4 address inside
 )
 
+// embeds says where IPv6 addresses carry the IPv4 address that a packet goes to in the end. An operator may allow these ranges (a NAT64 is all the
+// way to IPv4 that some networks have), and must not thereby allow what nobody can: behind 64:ff9b::a9fe:a9fe answers a metadata service.
+//
+// What may never be reached by way of them is what may never be reached in IPv4, and the deny list's IPv4 ranges. Not to be seen in an address are NAT64
+// prefixes and 6rd prefixes out of a network's own space, and ISATAP: they look like any other unicast address, so whoever runs a relay for one
+// denies the addresses behind it by deny_ranges. IPv4-mapped addresses never come here: they are IPv4 addresses.
+var embeds = []struct {
+	prefix netip.Prefix
+	at     [4]int // the bytes of the IPv4 address
+	flip   byte   // what they are XORed with
+	guess  bool   // one of several readings, or padding as a rule: only credentials count, for zeros and the like say nothing
+}{
+	{prefix: netip.MustParsePrefix("64:ff9b::/96"), at: [4]int{12, 13, 14, 15}}, // NAT64
+	// NAT64 of local use: how long its prefix is (RFC 6052: 96, 48, 56 or 64) only its operator knows. A reading that is denied denies.
+	{prefix: netip.MustParsePrefix("64:ff9b:1::/48"), at: [4]int{12, 13, 14, 15}, guess: true},
+	{prefix: netip.MustParsePrefix("64:ff9b:1::/48"), at: [4]int{6, 7, 9, 10}, guess: true},
+	{prefix: netip.MustParsePrefix("64:ff9b:1::/48"), at: [4]int{7, 9, 10, 11}, guess: true},
+	{prefix: netip.MustParsePrefix("64:ff9b:1::/48"), at: [4]int{9, 10, 11, 12}, guess: true},
+	{prefix: netip.MustParsePrefix("2002::/16"), at: [4]int{2, 3, 4, 5}},                 // 6to4
+	{prefix: netip.MustParsePrefix("2001::/32"), at: [4]int{12, 13, 14, 15}, flip: 0xff}, // Teredo: the client, obfuscated
+	{prefix: netip.MustParsePrefix("::/96"), at: [4]int{12, 13, 14, 15}, guess: true},    // IPv4-compatible: Linux tunnels it where sit0 is up
+}
+
+// carried returns why an IPv6 address may not be reached for the sake of the IPv4 address in it, or "".
+func carried(a netip.Addr, r *rules) string {
+	if a.Is4() || a == netip.IPv6Loopback() { // ::1 is no IPv4-compatible address
+		return ""
+	}
+	b := a.As16()
+	for i := range embeds {
+		e := &embeds[i]
+		if !e.prefix.Contains(a) {
+			continue
+		}
+		v4 := netip.AddrFrom4([4]byte{b[e.at[0]] ^ e.flip, b[e.at[1]] ^ e.flip, b[e.at[2]] ^ e.flip, b[e.at[3]] ^ e.flip})
+		if code := find(never, v4); code == CodeAddrMetadata || code == CodeAddrLinkLocal || code != "" && !e.guess {
+			return code
+		}
+		if contains(r.deny, v4) {
+			return CodeAddrDenied
+		}
+	}
+	return ""
+}
+
 // classify returns "" for an address that may be reached, and otherwise the code of its refusal. It is pure.
-// An IPv4 address mapped into IPv6 is the IPv4 address, for the kernel too.
+// An IPv4 address mapped into IPv6 is the IPv4 address, for the kernel too; what other IPv6 addresses carry, see embeds.
 func classify(a netip.Addr, r *rules) string {
 	if !a.IsValid() || a.Zone() != "" {
 		return CodeAddrInvalid
@@ -109,6 +154,9 @@ func classify(a netip.Addr, r *rules) string {
 	}
 	if contains(r.deny, a) {
 		return CodeAddrDenied
+	}
+	if code := carried(a, r); code != "" {
+		return code
 	}
 	if contains(r.allow, a) {
 		return ""

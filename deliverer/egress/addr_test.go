@@ -136,6 +136,83 @@ func TestOperatorsRanges(t *testing.T) {
 	}
 }
 
+// wrap writes an IPv4 address into an IPv6 one, beginning at the byte of the first octet; skip8: byte 8 is left zero (RFC 6052).
+func wrap(prefix string, v4 netip.Addr, first int, flip byte, skip8 bool) netip.Addr {
+	b, at := netip.MustParseAddr(prefix).As16(), first
+	for _, octet := range v4.As4() {
+		if skip8 && at == 8 {
+			at++
+		}
+		b[at] = octet ^ flip
+		at++
+	}
+	return netip.AddrFrom16(b)
+}
+
+// Whatever way an IPv6 address carries an IPv4 address that nobody may allow, or that the operator denies: it is refused though the way is allowed,
+// from the first to the last address of each range, and no further.
+func TestAnAllowedWayToIPv4AllowsNothingThatIsNeverReached(t *testing.T) {
+	r, err := Config{AllowRanges: []string{"0.0.0.0/0", "::/0"}, DenyRanges: []string{"8.8.0.0/16"}}.rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ways := map[string]struct {
+		of    func(v4 netip.Addr) netip.Addr
+		guess bool // only credentials and the deny list count
+	}{
+		"NAT64":           {of: func(a netip.Addr) netip.Addr { return wrap("64:ff9b::", a, 12, 0, false) }},
+		"6to4":            {of: func(a netip.Addr) netip.Addr { return wrap("2002::1", a, 2, 0, false) }},
+		"Teredo":          {of: func(a netip.Addr) netip.Addr { return wrap("2001:0:4136:e378:8000:63bf::", a, 12, 0xff, false) }},
+		"local NAT64 /96": {func(a netip.Addr) netip.Addr { return wrap("64:ff9b:1::", a, 12, 0, true) }, true},
+		"local NAT64 /64": {func(a netip.Addr) netip.Addr { return wrap("64:ff9b:1::", a, 9, 0, true) }, true},
+		"local NAT64 /56": {func(a netip.Addr) netip.Addr { return wrap("64:ff9b:1::", a, 7, 0, true) }, true},
+		"local NAT64 /48": {func(a netip.Addr) netip.Addr { return wrap("64:ff9b:1::", a, 6, 0, true) }, true},
+		"IPv4-compatible": {func(a netip.Addr) netip.Addr { return wrap("::", a, 12, 0, false) }, true},
+	}
+	var edges []netip.Addr
+	ranges := []string{"8.8.0.0/16", "10.0.0.0/8", "127.0.0.1/32", "1.1.1.1/32"}
+	for _, c := range never {
+		if c.prefix.Addr().Is4() {
+			ranges = append(ranges, c.prefix.String())
+		}
+	}
+	for _, text := range ranges {
+		p := netip.MustParsePrefix(text)
+		for _, a := range []netip.Addr{p.Addr(), last(p), p.Addr().Prev(), last(p).Next()} {
+			if a.IsValid() {
+				edges = append(edges, a)
+			}
+		}
+	}
+	for name, way := range ways {
+		for _, v4 := range edges {
+			want, a := classify(v4, r), way.of(v4)
+			if a == netip.IPv6Loopback() || a == netip.IPv6Unspecified() {
+				continue
+			}
+			if way.guess && want != CodeAddrMetadata && want != CodeAddrLinkLocal && want != CodeAddrDenied {
+				want = ""
+			}
+			if code := classify(a, r); code != want {
+				t.Errorf("%s of %s (%s): %q, want %q", name, v4, a, code, want)
+			}
+		}
+	}
+	// Written down by hand, and the neighbours of the ranges, where the same bytes mean nothing.
+	for text, want := range map[string]string{
+		"64:ff9b::a9fe:a9fe": CodeAddrMetadata, "64:ff9b::169.254.1.1": CodeAddrLinkLocal, "64:ff9b::8.8.4.4": CodeAddrDenied, "64:ff9b::8.9.0.0": "",
+		"2002:a9fe:a9fe::": CodeAddrMetadata, "2002:a9fe:a9fe:ffff:ffff:ffff:ffff:ffff": CodeAddrMetadata, "2002:808:808::1": CodeAddrDenied,
+		"2002:a9fd:ffff:ffff:ffff:ffff:ffff:ffff": "", "2002:a9ff::": "", "2001:ffff:ffff:ffff:ffff:ffff:ffff:ffff": "", "2003:a9fe:a9fe::": "",
+		"2001::5601:5601": CodeAddrMetadata, "2001:1::5601:5601": "", "::a9fe:a9fe": CodeAddrMetadata, "::1:a9fe:a9fe": "", "::1": "",
+		"64:ff9b:0:0:0:1:a9fe:a9fe": "", "64:ff9a:ffff:ffff:ffff:ffff:a9fe:a9fe": "", "64:ff9b:2::a9fe:a9fe": "", "64:ff9b:1::a9fe:a9fe": CodeAddrMetadata,
+		"64:ff9b:1:a9fe:a9:fe00::": CodeAddrMetadata, // RFC 6052, section 2.2: a prefix of 48 bits
+	} {
+		if code := classify(netip.MustParseAddr(text), r); code != want {
+			t.Errorf("%s: %q, want %q", text, code, want)
+		}
+	}
+}
+
 func TestConfigReportsEveryMistakeAtOnce(t *testing.T) {
 	err := Config{
 		Ports: []int{-1, 70000}, AllowRanges: []string{"10.0.0.1", "10.0.0.1/8", "169.254.0.0/16", "fd00:ec2::254/128"},
