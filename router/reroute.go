@@ -258,9 +258,6 @@ func (w *rerouter) batch(ctx context.Context, o *schemas.Replay, p *progress, b 
 	if !w.running(o.ID) || !w.r.owned.ownsUndecodable(b.Partition) {
 		return errOver
 	}
-	if err := w.pass.fresh(ctx); err != nil {
-		return err
-	}
 	began, taken := time.Now(), 0
 	for i := range b.Records {
 		rec := &b.Records[i]
@@ -282,6 +279,11 @@ func (w *rerouter) batch(ctx context.Context, o *schemas.Replay, p *progress, b 
 			p.Matched++
 		}
 		w.r.metrics.rerouted.WithLabelValues(outcome).Inc()
+		if w.pass.full() { // one event may be many tasks: what a fetch brought could be a thousand times as much
+			if tasksErr, badErr := w.pass.flush(ctx); tasksErr != nil || badErr != nil {
+				return errors.Join(tasksErr, badErr)
+			}
+		}
 	}
 	if tasksErr, badErr := w.pass.flush(ctx); tasksErr != nil || badErr != nil {
 		return errors.Join(tasksErr, badErr)
@@ -313,6 +315,10 @@ func (w *rerouter) send(ctx context.Context, o *schemas.Replay, u *Undecodable) 
 		return "gone", nil // its topic is none of this deployment's
 	}
 	for {
+		// Each time, because the registry, the flush before and large bodies may each have taken longer than the table stays fresh.
+		if err := w.pass.fresh(ctx); err != nil {
+			return "", err
+		}
 		out := w.pass.event(&u.Source, u.Value, time.Now().UnixMilli())
 		switch {
 		case out.wait == nil && out.reason == "":

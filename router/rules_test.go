@@ -2,22 +2,26 @@ package router
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/sandbox"
 	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -283,6 +287,104 @@ func TestRerouteSendsUndecodableThroughAgainUnderTheSameIDs(t *testing.T) {
 	}
 	if found, err := FindReroute(w.ctx, w.client, o.ID); err != nil || found == nil || found.TaskID != one {
 		t.Error(found, err)
+	}
+}
+
+// undecodable is the batch of partition 0 that a fetch of `undecodable` brings for n events, with a router that owns it and a reroute of all of it.
+func (w *world) undecodable(r *Router, values [][]byte, from kafka.TP) (*schemas.Replay, *kafka.Batch) {
+	o := &schemas.Replay{ID: "rpl_test", Kind: schemas.ReplayReroute, State: schemas.ReplayRunning}
+	r.reroute.reroutes[o.ID] = o
+	r.owned.take(nil, map[int32]bool{0: true})
+	b := &kafka.Batch{TP: kafka.TP{Topic: w.client.Topics().Undecodable}, Next: int64(len(values))}
+	for i, value := range values {
+		rec := kafka.Record{Offset: int64(i), Time: time.Now().UnixMilli(), Value: value}
+		rec.Headers = undecodableHeaders(from, &rec, reasonUnknownSchema)
+		b.Records = append(b.Records, rec)
+	}
+	return o, b
+}
+
+// One fetch of undecodable records may become many times as much in tasks: they are written as soon as a request is full, not when all are made.
+func TestARerouteWritesItsTasksAsTheyAreMade(t *testing.T) {
+	w := newWorld(t, false, nil)
+	if w.broker == nil {
+		t.Skip("only the broker in memory can be asked when it was written to first")
+	}
+	const events, subs, size = 24, 16, 100 << 10
+	for i := range subs {
+		w.subscribe(fmt.Sprintf("sub_%d", i), "c_a", FormatStandard, "*")
+	}
+	ev := sandbox.Sample(w.rng, "product.creation", "c_a", 1).(*schemas.ProductEvent)
+	long := strings.Repeat("x", size)
+	ev.Data.Description = &long
+	body, err := ev.AppendAvro(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := append(schemas.AppendSingleObject(nil, schemas.EventSchema("product").Fingerprint()), body...)
+	r := w.router(nil)
+	o, b := w.undecodable(r, slices.Repeat([][]byte{value}, events), w.place(w.client.Topics().Events["product"], nil))
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(r.metrics.rerouted)
+	routed := func() int {
+		families, err := registry.Gather()
+		if err != nil || len(families) != 1 {
+			t.Error(families, err)
+			return 0
+		}
+		return int(families[0].GetMetric()[0].GetCounter().GetValue())
+	}
+	var most, written int // records taken up between two writes; one goroutine at a time is answered
+	retry := w.client.Topics().Retry
+	w.broker.Cluster().ControlKey(int16(kmsg.Produce), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Cluster().KeepControl()
+		if req := q.(*kmsg.ProduceRequest); req.Topics[0].Topic == retry {
+			n := routed()
+			most, written = max(most, n-written), n
+		}
+		return nil, nil, false
+	})
+	p := &progress{Replay: o.ID, Topic: b.Topic}
+	if err := r.reroute.batch(w.ctx, o, p, b, events); err != nil {
+		t.Fatal(err)
+	}
+	if want := flushBytes/(subs*size) + 1; most == 0 || most > want {
+		t.Errorf("the tasks of %d records were held at once, and %d fill a request", most, want)
+	}
+	if p.Matched != events || !p.Done || len(w.tasks(events*subs, false)) != events*subs {
+		t.Errorf("%+v", p)
+	}
+}
+
+// Section 7 holds for a reroute too: a record that waited for its schema is matched against a table that is fresh then, not one that was when the waiting began.
+func TestARerouteThatWaitedMatchesAgainstAFreshTable(t *testing.T) {
+	for _, stale := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, true, nil)
+			w.subscribe("sub_1", "c_a", FormatStandard, "*")
+			r := w.router(nil) // does not run: nobody asks for the schema, so the record waits until the test has it
+			tp, _, value, _ := w.sample("booking.creation", "c_a")
+			frame := schemas.Frame{Fingerprint: [8]byte{1, 2, 3}}
+			o, b := w.undecodable(r, [][]byte{append(schemas.AppendSingleObject(nil, frame.Fingerprint), value[10:]...)}, tp)
+			ctx, cancel := context.WithCancel(w.ctx)
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { done <- r.reroute.batch(ctx, o, &progress{Replay: o.ID, Topic: b.Topic}, b, 1) }()
+			later(time.Minute)
+			if stale {
+				w.stopTable()
+				later(maxTableAge)
+			}
+			r.schemas.settle(r.schemas.writers[frame], schemas.EventSchema("booking"), nil)
+			later(time.Minute)
+			if n := len(w.read(w.client.Topics().Retry, 0)); n == 0 != stale {
+				t.Errorf("stale %v: %d tasks", stale, n)
+			}
+			cancel()
+			if err := <-done; (err != nil) != stale {
+				t.Errorf("stale %v: %v", stale, err)
+			}
+		})
 	}
 }
 
