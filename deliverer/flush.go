@@ -156,7 +156,7 @@ func (f *flusher) writeLater(ctx context.Context, items []*item) (written, faile
 		}
 		switch it.out.verdict {
 		case schemas.VerdictRetry, schemas.VerdictPostponed, verdictHop:
-			it.copies = joinCopies(it.copies, it.lane.strike(it))
+			it.lane.strike(it)
 			where[i] = kafka.TP{Topic: d.tiers[tierFor(d.tiers, it.out.due.Sub(now))].Name, Partition: it.part.tp.Partition}
 			f.taskAfter(it)
 			f.buf = schemas.AppendTaskHead(f.buf[:0], &f.task, len(it.Body))
@@ -185,18 +185,6 @@ func (f *flusher) writeLater(ctx context.Context, items []*item) (written, faile
 		}
 	}
 	return written, failed
-}
-
-func joinCopies(a, b *item) *item {
-	if a == nil {
-		return b
-	}
-	last := a
-	for last.next != nil {
-		last = last.next
-	}
-	last.next = b
-	return a
 }
 
 // taskAfter sets f.task to the task as it goes on.
@@ -315,7 +303,7 @@ func (f *flusher) mark(ctx context.Context, items []*item) {
 
 // finish counts an item and its copies as finished and lets go of their memory.
 func (f *flusher) finish(it *item) {
-	it.copies = joinCopies(it.copies, it.lane.strike(it)) // of what has reached an end: its marks stand by now, and no copy slips in between
+	it.lane.strike(it) // of what has reached an end: its marks stand by now, and no copy slips in between
 	for c := it; c != nil; {
 		next := c.next
 		if c == it {
@@ -325,7 +313,6 @@ func (f *flusher) finish(it *item) {
 		f.d.memory.release(c)
 		c = next
 	}
-	it.copies = nil
 }
 
 // finishOffset counts an offset as finished, and stops the partition if that breaks the accounting.

@@ -236,14 +236,12 @@ func (k *keeper) tick(now time.Time) {
 		if l.tick(now) {
 			continue
 		}
-		k.mu.Lock()
-		delete(k.active, l)
-		k.busyLanes.Store(int64(len(k.active)))
-		k.mu.Unlock()
-		// Between the two it may have become active again and been added before it was deleted.
 		l.mu.Lock()
-		if l.active {
-			k.watch(l)
+		if !l.active { // under its mutex: else it becomes active in between, and a commit just then would not see what it sends
+			k.mu.Lock()
+			delete(k.active, l)
+			k.busyLanes.Store(int64(len(k.active)))
+			k.mu.Unlock()
 		}
 		l.mu.Unlock()
 	}

@@ -505,21 +505,19 @@ func (l *lane) leaveEntity(it *item) {
 	l.line.pushFront(first)
 }
 
-// strike takes an item out of the books and returns its copies, which end with it. From here on the same id is another item: so this must happen
+// strike takes an item out of the books, so that no copy joins those that it has, which end with it. From here on the same id is another item: so this must happen
 // before the tier's record of the item is written. Else this sequence loses a task: the flusher has written the record and waits for the broker's answer
 // to the attempt; the tier's wait passes; intake reads the record, finds its id in the books, takes it for a copy, and lets it end with
 // the item whose continuation it is.
-func (l *lane) strike(it *item) (copies *item) {
+func (l *lane) strike(it *item) {
 	if l == nil { // it never came as far as a lane
-		return nil
+		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.byID[it.ID] == it {
 		delete(l.byID, it.ID)
 	}
-	copies, it.copies = it.copies, nil
-	return copies
 }
 
 // try makes one attempt. Nothing of it needs the lane's mutex: the item belongs to this sender.
@@ -576,7 +574,9 @@ func (l *lane) endsUnsent(it *item, set *settings) bool {
 	default:
 		return false
 	}
+	l.mu.Lock() // a commit may just be asking what is under way
 	it.until = time.Time{}
+	l.mu.Unlock()
 	return true
 }
 
