@@ -68,6 +68,8 @@ func random26() string {
 
 // Create makes a subscription and returns when it is live: every event that is published after Create has returned is delivered, and none from before the
 // cut that the record holds. The secret is returned here and never again. The error is Refusals, ErrUnknown or one of Kafka's.
+//
+// Beside an error Create returns what was written, and its secret, if that stands or may stand: nobody could learn the secret later. nil: nothing stands.
 func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, error) {
 	s, plain, err := w.draft(d, w.c.BrokerNow())
 	if err != nil {
@@ -83,18 +85,29 @@ func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, er
 	l, passed, err := w.writeCut(ctx, s, live)
 	if errors.Is(err, errLost) { // the first write was slow, and somebody changed the subscription before it got its later cut
 		_, err = w.change(ctx, s.ID, func(ctx context.Context, s *schemas.Subscription) (*Live, error) {
-			l, passed, err = w.writeCut(ctx, s, live)
-			return l, err
+			now, at, err := w.writeCut(ctx, s, live)
+			if now != nil {
+				l, passed = now, at
+			}
+			return now, err
 		}, func(_ *Live, s *schemas.Subscription) error {
 			s.Spans = nil
 			return nil
 		})
 	}
-	if err != nil {
-		return nil, secrets.Secret{}, err
+	if err == nil {
+		var gone bool
+		if gone, err = w.withdrawTwin(ctx, l); gone {
+			l = nil
+		}
+	} else if l == nil && errors.Is(err, ErrUnknown) { // even the first write may have come through
+		l = &Live{Subscription: *s, keyring: w.keys}
 	}
-	if err := w.withdrawTwin(ctx, l); err != nil {
+	switch {
+	case l == nil:
 		return nil, secrets.Secret{}, err
+	case err != nil:
+		return l, plain, err
 	}
 	if wait(ctx, time.Until(passed)); ctx.Err() != nil {
 		return l, plain, context.Cause(ctx)
@@ -183,38 +196,42 @@ func sameName(list []*Live, name, but string) *Live {
 
 // withdrawTwin looks once more whether the name is unique, now that the new record stands: two writers may have looked at once and seen nothing, but both
 // have written before they look again, so at least one sees the other. The younger withdraws, before its cut has passed; both agree which that is.
-func (w *Writer) withdrawTwin(ctx context.Context, l *Live) error {
+// gone: l was withdrawn; on any other error it stands, or may.
+func (w *Writer) withdrawTwin(ctx context.Context, l *Live) (gone bool, err error) {
 	if err := w.table.CatchUp(ctx); err != nil {
-		return err
+		return false, err
 	}
 	for _, other := range w.table.Company(l.Company) {
 		older := other.CreatedAt < l.CreatedAt || other.CreatedAt == l.CreatedAt && other.ID < l.ID
 		if other.Name == l.Name && other.ID != l.ID && older {
 			if err := w.Delete(ctx, l.ID); err != nil {
-				return err
+				return false, err
 			}
-			return Refusals{refuse(CodeNameTaken, "name", "another writer has just made a subscription of that name (%s)", other.ID)}
+			return true, Refusals{refuse(CodeNameTaken, "name", "another writer has just made a subscription of that name (%s)", other.ID)}
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // writeCut writes a record with a cut that every router will know before it meets an event on its far side. s is the record without the cut; a write that
-// was too slow is followed by another version with a later cut. It returns what stands, and when (by our clock) the cut has passed on every broker's.
+// was too slow is followed by another version with a later cut. It returns what stands, and when (by our clock) the cut has passed on every broker's;
+// beside an error the last version that it did write, nil if none.
 //
 //	now          acknowledged, at the latest     all routers have read it     cut on every broker's clock
 //	 |-- headroom --|------ routerStaleness ------|------- ClockSpread --------|
 func (w *Writer) writeCut(ctx context.Context, s *schemas.Subscription, cut schemas.Cut) (l *Live, passed time.Time, err error) {
 	lead := routerStaleness + w.cfg.ClockSpread
 	spans := s.Spans
+	var written *Live
 	for headroom := firstHeadroom; ; headroom = min(2*headroom, mostHeadroom) {
 		at := w.c.BrokerNow().Add(lead + headroom)
 		cut.At = at.UnixMilli()
 		s.Spans = append(slices.Clip(spans), cut)
 		l, a, err := w.writeTimed(ctx, s)
 		if err != nil {
-			return nil, time.Time{}, err
+			return written, time.Time{}, err
 		}
+		written = l
 		// BrokerNow is an estimate, and our own clock before the first answer; what the acknowledgement shows is certain. So the cut may prove to lie
 		// too near, or much too far.
 		//
