@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 	"golang.org/x/term"
@@ -31,6 +34,7 @@ type app struct {
 
 	config  *Config
 	client  *kafka.Client
+	reached bool // client has had an answer
 	keys    *secrets.Keyring
 	subs    *subscriptions.Table
 	log     *zap.Logger
@@ -81,8 +85,58 @@ func (a *app) quiet() (*zap.Logger, error) {
 	return log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)), nil
 }
 
-// kafka is the access to the cluster. No round trip has been made when it returns.
+// kafka is the access to a cluster that answers. What a command asks of it is then tried for as long as it takes: a broker may be restarting. But one that
+// never answered is most likely a mistake in the configuration, and nobody should have to wait for ever to learn that.
 func (a *app) kafka(ctx context.Context) (*kafka.Client, error) {
+	c, err := a.openKafka(ctx)
+	if err != nil || a.reached {
+		return c, err
+	}
+	if err := reachKafka(ctx, c); err != nil {
+		return nil, err
+	}
+	a.reached = true
+	return c, nil
+}
+
+// answerPatience is how long a command waits for Kafka's first answer: longer than a broker takes to hand over to another.
+const answerPatience = 10 * time.Second
+
+// reachKafka returns when a broker has answered.
+func reachKafka(ctx context.Context, c *kafka.Client) error {
+	limit, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
+	again := time.NewTicker(250 * time.Millisecond)
+	defer again.Stop()
+	for last := error(nil); ; {
+		_, err := c.ClusterID(limit)
+		if err == nil {
+			return nil
+		}
+		if last == nil || limit.Err() == nil { // what was wrong before says more than that the time is over
+			last = err
+		}
+		select {
+		case <-again.C:
+		case <-limit.Done():
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case limit.Err() != nil:
+			return kafkaUnreachable(c.Config().Brokers, last)
+		}
+	}
+}
+
+// kafkaUnreachable is for a Kafka that has not answered in the time that it was given.
+func kafkaUnreachable(brokers []string, err error) error {
+	return &refusal{"kafka_unreachable", fmt.Sprintf("Kafka at %s: %v (is kafka.brokers right, and TLS or SASL as the brokers want it?)",
+		strings.Join(brokers, ", "), err)}
+}
+
+// openKafka is the access to the cluster for who needs only what is configured, such as the registry. No round trip has been made when it returns.
+func (a *app) openKafka(ctx context.Context) (*kafka.Client, error) {
 	if a.client == nil {
 		cfg, err := a.cfg()
 		if err != nil {
@@ -170,36 +224,70 @@ func (a *app) printTable(header []string, rows [][]string) {
 	fmt.Fprintln(w, strings.Join(header, "\t"))
 	for _, row := range rows {
 		for i, cell := range row { // a cell may hold what a stranger sent: no control character reaches the terminal
-			row[i] = strings.Map(printable, cell)
+			row[i] = safeText(cell)
 		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	w.Flush()
 }
 
+// safeText is text of strangers without what would move a terminal, on one line.
+func safeText(s string) string { return strings.Map(printable, s) }
+
 func printable(r rune) rune {
 	switch {
 	case r == '\t' || r == '\n':
 		return ' '
-	case r < ' ', r >= 0x7f && r < 0xa0, r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069: // controls; direction overrides
+	case moves(r):
 		return '\uFFFD'
 	}
 	return r
 }
 
+// moves says that a terminal does not show this character but obeys it: controls, and those that turn the direction of text.
+func moves(r rune) bool {
+	return r < ' ' || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+}
+
 // printJSON prints one document, for machines.
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	return a.encodeJSON(v, "  ")
 }
 
 // printJSONLine prints one of a stream of documents, one a line.
 func (a *app) printJSONLine(v any) error {
-	e := json.NewEncoder(a.out)
+	return a.encodeJSON(v, "")
+}
+
+func (a *app) encodeJSON(v any, indent string) error {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	e.SetIndent("", indent)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := a.out.Write(safeJSON(b.Bytes()))
+	return err
+}
+
+// safeJSON escapes what encoding/json leaves as it is and a terminal would obey; the document says the same as before. Such characters stand only within
+// strings of a document, and so do bytes that are no UTF-8, which come from bodies that are passed on as they are.
+func safeJSON(doc []byte) []byte {
+	out := make([]byte, 0, len(doc))
+	for len(doc) > 0 {
+		r, n := utf8.DecodeRune(doc)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			out = append(out, `\ufffd`...)
+		case r >= ' ' && moves(r):
+			out = fmt.Appendf(out, `\u%04x`, r)
+		default:
+			out = append(out, doc[:n]...)
+		}
+		doc = doc[n:]
+	}
+	return out
 }
 
 // interactive says that a person sits in front: questions may be asked.

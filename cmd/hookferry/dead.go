@@ -2,16 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hookferry/hookferry/deliverer"
 	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -191,9 +192,6 @@ func deadShowCommand(a *app) *cobra.Command {
 	return c
 }
 
-// safeText is text of strangers without what would move a terminal.
-func safeText(s string) string { return strings.Map(printable, s) }
-
 func deadRedriveCommand(a *app) *cobra.Command {
 	var o schemas.Replay
 	var all, detach bool
@@ -232,6 +230,11 @@ func deadRedriveCommand(a *app) *cobra.Command {
 		if all == narrowed {
 			return usagef("say which: an ID, a filter, or --all")
 		}
+		if o.Subscription != "" && len(args) == 0 {
+			if err := a.subscriptionKnown(c.Context(), client, o.Subscription); err != nil {
+				return err
+			}
+		}
 		order, err := deliverer.OrderRedrive(c.Context(), client, o)
 		if err != nil {
 			return err
@@ -241,28 +244,45 @@ func deadRedriveCommand(a *app) *cobra.Command {
 	return c
 }
 
-// followRedrive waits until the order is worked off and says what came of it. Whoever interrupts it leaves the order standing.
+// subscriptionKnown refuses an id that no dead letter and no subscription bears: an order for it would be done at once, and look like a success.
+func (a *app) subscriptionKnown(ctx context.Context, client *kafka.Client, id string) error {
+	found := false
+	err := deliverer.ReadDead(ctx, client, &schemas.Replay{Subscription: id}, nil, func(*deliverer.DeadLetter) bool {
+		found = true
+		return false
+	})
+	if err != nil || found {
+		return err
+	}
+	t, err := a.table(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := t.Get(id); !ok {
+		return &refusal{subscriptions.CodeNotFound, fmt.Sprintf("neither a subscription nor a dead letter has the id %q", id)}
+	}
+	return nil
+}
+
+// followRedrive waits until the order is worked off, or taken back, and says what came of it. Whoever interrupts it leaves the order standing.
 func (a *app) followRedrive(ctx context.Context, client *kafka.Client, o *schemas.Replay, detach bool) error {
-	bar := a.progress("redriving", 0)
-	defer bar.Done()
-	tick := time.NewTicker(250 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		s, err := deliverer.RedriveProgress(ctx, client, o)
-		if err != nil {
+	var s deliverer.RedriveState
+	if detach {
+		var err error
+		if s, err = deliverer.RedriveProgress(ctx, client, o); err != nil {
 			return err
 		}
-		bar.Set(s.Scanned)
-		if s.Done || detach {
-			bar.Done()
-			return a.showRedrive(o, s)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return a.showRedrive(o, s)
 	}
+	err := a.followReplays(ctx, client, "redriving", "deliverer", []*schemas.Replay{o}, func(o *schemas.Replay) (int64, bool, error) {
+		var err error
+		s, err = deliverer.RedriveProgress(ctx, client, o)
+		return s.Scanned, s.Done, err
+	})
+	if err != nil && !errors.As(err, new(*cancelledError)) {
+		return err
+	}
+	return errors.Join(err, a.showRedrive(o, s))
 }
 
 func (a *app) showRedrive(o *schemas.Replay, s deliverer.RedriveState) error {

@@ -161,7 +161,7 @@ func (e *refusal) Code() string  { return e.code }
 
 var errInterrupted = &refusal{"interrupted", "stopped by a signal before it was done"}
 
-// printError prints a line for every mistake that is joined in err: `error: CODE: sentence`.
+// printError prints a line for every mistake that is joined in err: `error: CODE: sentence`. A sentence may hold what a stranger sent.
 func printError(w io.Writer, err error, exit int) {
 	for _, e := range leaves(err) {
 		code := "failed"
@@ -174,7 +174,11 @@ func printError(w io.Writer, err error, exit int) {
 		case exit == exitUsage:
 			code = "usage"
 		}
-		fmt.Fprintf(w, "error: %s: %s\n", code, strings.ReplaceAll(strings.TrimSpace(e.Error()), "\n", "\n  "))
+		lines := strings.Split(strings.TrimSpace(e.Error()), "\n")
+		for i, line := range lines {
+			lines[i] = safeText(line)
+		}
+		fmt.Fprintf(w, "error: %s: %s\n", code, strings.Join(lines, "\n  "))
 	}
 	if exit == exitUsage {
 		fmt.Fprintln(w, "(hookferry --help, or --help behind the command, shows what there is)")

@@ -107,6 +107,46 @@ func TestJSONIsLeftAsItIs(t *testing.T) {
 	}
 }
 
+// The same characters as in tables, but a program must get what was there.
+func TestJSONShowsNoControlCharactersAndSaysTheSame(t *testing.T) {
+	const text = "a\x7fb\u0085c\u202ed\u2066e\x1bf é😀"
+	for name, print := range map[string]func(*app, any) error{"document": (*app).printJSON, "line": (*app).printJSONLine} {
+		var b bytes.Buffer
+		if err := print(&app{out: &b}, map[string]string{"answer": text}); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), `a\u007fb\u0085c\u202ed\u2066e\u001bf é😀`) {
+			t.Errorf("%s: %q", name, b.String())
+		}
+		var back map[string]string
+		if err := json.Unmarshal(b.Bytes(), &back); err != nil || back["answer"] != text {
+			t.Errorf("%s: read back %q, %v", name, back["answer"], err)
+		}
+	}
+	var b bytes.Buffer
+	(&app{out: &b, json: true}).printReceived(&sandbox.Received{Path: "/\u009b", Body: []byte("{\"x\":\"\u202e\x9b\"}")}, true)
+	if s := b.String(); !strings.Contains(s, `"body":{"x":"\u202e\ufffd"}`) || !strings.Contains(s, `"path":"/\u009b"`) {
+		t.Errorf("listen: %q", s)
+	}
+}
+
+// What an error repeats may come from a receiver, a document or a broker.
+func TestErrorsShowNoControlCharacters(t *testing.T) {
+	var b bytes.Buffer
+	printError(&b, errors.New("one\x1b[2J\ntwo\u202e"), exitFailed)
+	if want := "error: failed: one\uFFFD[2J\n  two\uFFFD\n"; b.String() != want {
+		t.Errorf("%q\nwant %q", b.String(), want)
+	}
+	var out, errOut bytes.Buffer
+	r := &report{a: &app{out: &out, errOut: &errOut}}
+	r.reject(1, errors.New("x\x1b[2J"))
+	r.line(&published{Fate: "rejected", EventID: "e\x1b", Error: "y\u009b"})
+	r.line(&published{Fate: "accepted", EventID: "e\x1b", Type: "t"})
+	if s := out.String() + errOut.String(); strings.ContainsAny(s, "\x1b\u009b") || strings.Count(s, "\uFFFD") != 4 || strings.Count(s, "\n") != 3 {
+		t.Errorf("%q", s)
+	}
+}
+
 func TestProgressIsSilentForASecondThenShowsPlainLinesAwayFromATerminal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer

@@ -51,6 +51,16 @@ func (p *progress) Set(done int64) {
 	p.draw(time.Now())
 }
 
+// Note prints a line beside the bar.
+func (p *progress) Note(line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.terminal {
+		line = "\r\x1b[K" + line
+	}
+	fmt.Fprintln(p.w, line)
+}
+
 // Done ends the work; what was shown is finished properly. It may be called twice.
 func (p *progress) Done() {
 	p.mu.Lock()

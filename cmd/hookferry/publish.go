@@ -238,11 +238,11 @@ func (r *report) line(l *published) {
 	case r.a.json:
 		r.a.printJSONLine(l)
 	case l.Fate == "accepted":
-		fmt.Fprintf(r.a.out, "accepted  %s  %s  %s/%s\n", l.EventID, l.Type, l.Company, l.Entity)
+		fmt.Fprintln(r.a.out, safeText(fmt.Sprintf("accepted  %s  %s  %s/%s", l.EventID, l.Type, l.Company, l.Entity)))
 	case l.EventID != "":
-		fmt.Fprintf(r.a.errOut, "%s  %s  %s  document %d: %s: %s\n", l.Fate, l.EventID, l.Type, l.Document, l.Code, l.Error)
+		fmt.Fprintln(r.a.errOut, safeText(fmt.Sprintf("%s  %s  %s  document %d: %s: %s", l.Fate, l.EventID, l.Type, l.Document, l.Code, l.Error)))
 	default:
-		fmt.Fprintf(r.a.errOut, "%s  document %d: %s: %s\n", l.Fate, l.Document, l.Code, l.Error)
+		fmt.Fprintln(r.a.errOut, safeText(fmt.Sprintf("%s  document %d: %s: %s", l.Fate, l.Document, l.Code, l.Error)))
 	}
 }
 

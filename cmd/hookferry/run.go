@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -135,8 +134,7 @@ func (p *pipeline) waitForTopics(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return &refusal{"kafka_unreachable", fmt.Sprintf("Kafka at %s: %v (is kafka.brokers right, and TLS or SASL as the brokers want it?)",
-				strings.Join(p.cfg.Kafka.Brokers, ", "), err)}
+			return kafkaUnreachable(p.cfg.Kafka.Brokers, err)
 		}
 	}
 }

@@ -125,7 +125,7 @@ func forSubjects(ctx context.Context, a *app, entities []string, one func(*kafka
 			return nil, usagef("%q is no entity; there are %s", e, strings.Join(all, ", "))
 		}
 	}
-	client, err := a.kafka(ctx)
+	client, err := a.openKafka(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -122,12 +123,17 @@ func subscriptionsCreateCommand(a *app) *cobra.Command {
 				Timeout: f.timeout, MaxConcurrency: f.concurrency, MaxRate: f.rate, Secret: given, Operator: true,
 			})
 			done()
-			if err != nil {
+			if l == nil {
 				return err
 			}
+			// Whatever went wrong after it was written: the secret is told now or never.
 			v := viewOf(l)
 			v.Secret = string(plain.Reveal())
-			return a.showSubscription(v)
+			shown := a.showSubscription(v)
+			if err != nil {
+				fmt.Fprintf(a.errOut, "note: %s was written, or may have been, but is not known to be live: hookferry subscriptions show %s\n", l.ID, l.ID)
+			}
+			return errors.Join(err, shown)
 		},
 	}
 	f.add(c)
@@ -332,7 +338,7 @@ func subscriptionsDeleteCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !yes && !(a.interactive() && a.confirm(fmt.Sprintf("Delete %s (%s of %s)? There is no way back. [y/N] ", l.ID, l.Name, l.Company))) {
+			if !yes && !(a.interactive() && a.confirm(safeText(fmt.Sprintf("Delete %s (%s of %s)? There is no way back. [y/N] ", l.ID, l.Name, l.Company)))) {
 				return &refusal{"not_confirmed", "nothing was deleted; --yes deletes without asking"}
 			}
 			if err := w.Delete(c.Context(), l.ID); err != nil {

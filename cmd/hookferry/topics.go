@@ -101,6 +101,6 @@ func printTopicReport(a *app, r kafka.TopicReport) {
 		fmt.Fprintln(a.out, "all topics are there and as they must be")
 	}
 	for _, w := range r.Warnings {
-		fmt.Fprintln(a.out, "warning:", w)
+		fmt.Fprintln(a.out, "warning:", safeText(w))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -242,10 +243,11 @@ func undecodableRerouteCommand(a *app) *cobra.Command {
 			if detach {
 				return a.showReroutes(c.Context(), client, reroutes)
 			}
-			if err := a.followReroutes(c.Context(), client, reroutes); err != nil {
+			err = a.followReroutes(c.Context(), client, reroutes)
+			if err != nil && !errors.As(err, new(*cancelledError)) {
 				return err
 			}
-			return a.showReroutes(c.Context(), client, reroutes)
+			return errors.Join(err, a.showReroutes(c.Context(), client, reroutes))
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "all records that are there now")
@@ -256,32 +258,12 @@ func undecodableRerouteCommand(a *app) *cobra.Command {
 	return c
 }
 
-// followReroutes waits until all reroutes are done. Whoever interrupts it leaves them standing.
+// followReroutes waits until all reroutes are done or taken back. Whoever interrupts it leaves them standing.
 func (a *app) followReroutes(ctx context.Context, client *kafka.Client, reroutes []*schemas.Replay) error {
-	bar := a.progress("rerouting", 0)
-	defer bar.Done()
-	tick := time.NewTicker(250 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		done, scanned := true, int64(0)
-		for _, o := range reroutes {
-			s, err := router.RerouteProgress(ctx, client, o)
-			if err != nil {
-				return err
-			}
-			done = done && s.Done()
-			scanned += s.Scanned
-		}
-		bar.Set(scanned)
-		if done {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return a.followReplays(ctx, client, "rerouting", "router", reroutes, func(o *schemas.Replay) (int64, bool, error) {
+		s, err := router.RerouteProgress(ctx, client, o)
+		return s.Scanned, s.Done(), err
+	})
 }
 
 // rerouteRow is what people and programs see of a reroute.
