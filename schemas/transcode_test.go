@@ -207,7 +207,7 @@ func TestQuotedAgreesWithTheStandardLibrary(t *testing.T) {
 func eventFixture(t testing.TB) (s *Schema, codec *goavro.Codec, wire []byte) {
 	text, ok := everySchema(t)["booking_event"]
 	if !ok {
-		t.Skip("booking_event.avsc is not here")
+		t.Fatal("booking_event.avsc is not here")
 	}
 	s, codec = parseOf(t, text), codecOf(t, text)
 	for seed := uint64(0); len(wire) < 4000; seed++ {
