@@ -30,6 +30,10 @@ type redriver struct {
 	mu     sync.Mutex
 	orders map[string]*schemas.Replay
 	done   map[redrivePart]schemas.Progress
+	// unread are the partitions of both topics that have not been read to where they ended when we began. Until there are none nothing is redriven: an
+	// order stands as running for ever, and whoever reads it before its progress would send again what it sent days ago, when no mark stands any more.
+	unread map[kafka.TP]int64
+	ready  bool
 }
 
 type redrivePart struct {
@@ -78,19 +82,30 @@ func (r *redriver) run(ctx context.Context) {
 // follow assigns all partitions of both topics from their start.
 func (r *redriver) follow(ctx context.Context, f *kafka.Fetcher) bool {
 	for ctx.Err() == nil {
-		pos := map[kafka.TP]int64{}
+		pos, unread := map[kafka.TP]int64{}, map[kafka.TP]int64{}
 		var failed error
 		for _, topic := range []string{r.d.topics.Replays, r.d.topics.Progress} {
 			starts, err := r.d.kafka.Offsets(ctx, topic, kafka.Earliest)
+			var ends map[int32]int64
+			if err == nil {
+				ends, err = r.d.kafka.Offsets(ctx, topic, kafka.Latest)
+			}
 			if err != nil {
 				failed = err
 				break
 			}
 			for p, at := range starts {
-				pos[kafka.TP{Topic: topic, Partition: p}] = at
+				tp := kafka.TP{Topic: topic, Partition: p}
+				pos[tp] = at
+				if ends[p] > at {
+					unread[tp] = ends[p]
+				}
 			}
 		}
 		if failed == nil {
+			r.mu.Lock()
+			r.unread, r.ready = unread, len(unread) == 0
+			r.mu.Unlock()
 			f.Assign(pos)
 			return true
 		}
@@ -133,6 +148,11 @@ func (r *redriver) note(_ context.Context, bs []kafka.Batch) error {
 				changed = true
 			}
 		}
+		if end, ok := r.unread[b.TP]; ok && b.Next >= end {
+			delete(r.unread, b.TP)
+			r.ready = len(r.unread) == 0
+			changed = changed || r.ready
+		}
 	}
 	if changed {
 		r.wake()
@@ -143,6 +163,10 @@ func (r *redriver) note(_ context.Context, bs []kafka.Batch) error {
 // work does what there is to do in our partitions. False: something failed, come again.
 func (r *redriver) work(ctx context.Context) bool {
 	r.mu.Lock()
+	if !r.ready {
+		r.mu.Unlock()
+		return true // note wakes us
+	}
 	var orders []*schemas.Replay
 	for _, o := range r.orders {
 		if o.State == schemas.ReplayRunning {
