@@ -1,6 +1,7 @@
 package deliverer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -241,10 +242,12 @@ func (in *intake) place(l *lane, items []*item, now time.Time) {
 		case !first:
 			d.metrics.copies.Inc()
 		case it.awaits.After(now):
+			it.Body = bytes.Clone(it.Body) // it would keep its whole fetch buffer
 			d.keeper.settleAt(earlier(it.awaits, now.Add(settle)), it)
 		case it.Due == 0 || remaining <= 0:
 			ready = append(ready, it)
 		case waitsInMemory(d.tiers, remaining) && d.keeper.mayWait():
+			it.Body = bytes.Clone(it.Body)
 			d.keeper.dueAt(now.Add(remaining), it)
 		default:
 			it.out = outcome{verdict: verdictHop, due: time.UnixMilli(it.Due)}
@@ -331,6 +334,13 @@ func (in *intake) unknown(l *lane) {
 		}
 	}
 	in.byLane[l] = in.byLane[l][:0]
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func earlier(a, b time.Time) time.Time {

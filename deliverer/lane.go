@@ -66,7 +66,8 @@ type lane struct {
 	press    pressure
 	active   bool // the keeper looks at this lane at every tick
 	closed   bool
-	backlog  int64 // handed back and not seen again, as far as this process knows
+	wakes    time.Time // when the keeper has been asked to look again; past: it has not
+	backlog  int64     // handed back and not seen again, as far as this process knows
 	usedAt   time.Time
 
 	ended    int64 // answers ever
@@ -215,7 +216,10 @@ func newLane(d *Deliverer, id string, now time.Time) *lane {
 	return l
 }
 
-// admit enters an item into the lane's books. False if the lane is closed: take another one. In copies it counts what became a copy.
+// admit enters an item into the lane's books. False if the lane is closed: take another one. It is not the first if one with its id is there, and then
+// it becomes its copy, unless it is of a later try or round: that one goes through the smallest tier once more and is tried when the older one is gone.
+// As a copy it could be lost: the owner before still writes down the first try of a task that we hold and wait for; its retry's tier record comes up
+// here before its mark is set; then the mark appears, our first try is over, and with it would be the only record of the second. The same with a redrive.
 func (l *lane) admit(it *item, now time.Time) (open, first bool) {
 	if l.closed {
 		return false, false
@@ -226,6 +230,11 @@ func (l *lane) admit(it *item, now time.Time) (open, first bool) {
 		l.backlog--
 	}
 	if held := l.byID[it.ID]; held != nil {
+		if it.Round > held.Round || it.Round == held.Round && it.Attempt > held.Attempt {
+			it.out = outcome{verdict: verdictHop, due: later(time.UnixMilli(it.Due), now.Add(l.d.tiers[0].Wait))}
+			l.d.collect(it)
+			return true, false
+		}
 		it.next, held.copies = held.copies, it
 		return true, false
 	}
@@ -422,7 +431,12 @@ func (l *lane) refused(why schemas.Reason, wait time.Duration, now time.Time) {
 	case schemas.ReasonFull:
 		return // the next answer goes on
 	}
-	l.d.keeper.wakeAt(now.Add(wait), l)
+	// Every sender that looks in vain comes by here, at every tick. A clock entry each would be thousands on a few throttled lanes, and the keeper would
+	// let no lane's tasks wait in memory any more (mayWait).
+	if at := now.Add(wait); !l.wakes.After(now) || l.wakes.Sub(at) > time.Millisecond { // less is rounding
+		l.wakes = at
+		l.d.keeper.wakeAt(at, l)
+	}
 }
 
 // shed hands back all of the line but the first keep.
