@@ -2,6 +2,7 @@ package subscriptions_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -98,6 +99,41 @@ func TestCreateGivesNothingBesideARefusal(t *testing.T) {
 		wg.Wait()
 		if made.Load() != 1 {
 			t.Errorf("%d of one name were made", made.Load())
+		}
+	})
+}
+
+// Who drafted first and wrote last is the only one that sees both: it must be the one that gives in.
+func TestTheOlderGivesInWhereOnlyItSeesTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		slow, fast := w.process(), w.process()
+		cluster := w.broker.Cluster()
+		writing := make(chan struct{})
+		var slowed atomic.Bool
+		cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+			cluster.KeepControl()
+			if !slowed.Swap(true) {
+				close(writing)
+				cluster.SleepControl(func() { <-time.After(time.Second) })
+			}
+			return nil, nil, false
+		})
+		answer := make(chan error, 1)
+		go func() {
+			_, _, err := slow.Create(t.Context(), draft("c0ffee01", "crm", "*"))
+			answer <- err
+		}()
+		<-writing
+		l, _, err := fast.Create(t.Context(), draft("c0ffee01", "crm", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-answer; err == nil || !strings.Contains(err.Error(), "has a subscription of that name already") {
+			t.Errorf("two of one name stand, or %v", err)
+		}
+		if now, ok := fast.Get(l.ID); !ok || now.Name != "crm" {
+			t.Errorf("the one that was given away is gone: %v", now)
 		}
 	})
 }

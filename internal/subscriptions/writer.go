@@ -71,18 +71,43 @@ func random26() string {
 //
 // Beside an error Create returns what was written, and its secret, if that stands or may stand: nobody could learn the secret later. nil: nothing stands.
 func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, error) {
+	for losses := 0; ; losses++ {
+		l, plain, passed, err := w.createOnce(ctx, d)
+		switch {
+		case errors.Is(err, errTwin) && losses < maxLosses: // both may have given in
+			wait(ctx, mrand.N(5*time.Millisecond<<min(losses, 7)))
+			continue
+		case errors.Is(err, errTwin):
+			return nil, secrets.Secret{}, Refusals{refuse(CodeConflict, "name", "others made subscriptions of that name at the same time, %d times in a row; none was kept here", losses+1)}
+		case l == nil:
+			return nil, secrets.Secret{}, err
+		case err != nil:
+			return l, plain, err
+		}
+		if wait(ctx, time.Until(passed)); ctx.Err() != nil {
+			return l, plain, context.Cause(ctx)
+		}
+		return l, plain, nil
+	}
+}
+
+// errTwin: another writer made a subscription of the same name at the same moment, and this one was withdrawn.
+var errTwin = errors.New("another writer has just made a subscription of that name")
+
+// createOnce writes a new record; passed is when its cut lies behind every broker's clock. l beside an error: it stands or may stand.
+func (w *Writer) createOnce(ctx context.Context, d Draft) (l *Live, plain secrets.Secret, passed time.Time, err error) {
 	s, plain, err := w.draft(d, w.c.BrokerNow())
 	if err != nil {
-		return nil, secrets.Secret{}, err
+		return nil, plain, passed, err
 	}
 	if err := w.table.CatchUp(ctx); err != nil {
-		return nil, secrets.Secret{}, err
+		return nil, plain, passed, err
 	}
 	if err := w.admit(s); err != nil {
-		return nil, secrets.Secret{}, err
+		return nil, plain, passed, err
 	}
 	live := schemas.Cut{Kind: schemas.CutLive}
-	l, passed, err := w.writeCut(ctx, s, live)
+	l, passed, err = w.writeCut(ctx, s, live)
 	if errors.Is(err, errLost) { // the first write was slow, and somebody changed the subscription before it got its later cut
 		_, err = w.change(ctx, s.ID, func(ctx context.Context, s *schemas.Subscription) (*Live, error) {
 			now, at, err := w.writeCut(ctx, s, live)
@@ -96,23 +121,13 @@ func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, er
 		})
 	}
 	if err == nil {
-		var gone bool
-		if gone, err = w.withdrawTwin(ctx, l); gone {
+		if err = w.withdrawTwin(ctx, l); errors.Is(err, errTwin) {
 			l = nil
 		}
 	} else if l == nil && errors.Is(err, ErrUnknown) { // even the first write may have come through
 		l = &Live{Subscription: *s, keyring: w.keys}
 	}
-	switch {
-	case l == nil:
-		return nil, secrets.Secret{}, err
-	case err != nil:
-		return l, plain, err
-	}
-	if wait(ctx, time.Until(passed)); ctx.Err() != nil {
-		return l, plain, context.Cause(ctx)
-	}
-	return l, plain, nil
+	return l, plain, passed, err
 }
 
 // draft checks a draft and makes its record, without spans.
@@ -195,22 +210,20 @@ func sameName(list []*Live, name, but string) *Live {
 }
 
 // withdrawTwin looks once more whether the name is unique, now that the new record stands: two writers may have looked at once and seen nothing, but both
-// have written before they look again, so at least one sees the other. The younger withdraws, before its cut has passed; both agree which that is.
-// gone: l was withdrawn; on any other error it stands, or may.
-func (w *Writer) withdrawTwin(ctx context.Context, l *Live) (gone bool, err error) {
+// have written before they look again, so the later one sees the other. Whoever sees the other withdraws, before its cut has passed. Which of the two is the
+// older does not decide: the older by its clock may be the later in the log, and then only it sees both. errTwin: l was withdrawn; on any other error it
+// stands, or may. If both withdrew, at least one of them finds the name free when it looks again, so somebody gets it.
+func (w *Writer) withdrawTwin(ctx context.Context, l *Live) error {
 	if err := w.table.CatchUp(ctx); err != nil {
-		return false, err
+		return err
 	}
-	for _, other := range w.table.Company(l.Company) {
-		older := other.CreatedAt < l.CreatedAt || other.CreatedAt == l.CreatedAt && other.ID < l.ID
-		if other.Name == l.Name && other.ID != l.ID && older {
-			if err := w.Delete(ctx, l.ID); err != nil {
-				return false, err
-			}
-			return true, Refusals{refuse(CodeNameTaken, "name", "another writer has just made a subscription of that name (%s)", other.ID)}
-		}
+	if sameName(w.table.Company(l.Company), l.Name, l.ID) == nil {
+		return nil
 	}
-	return false, nil
+	if err := w.Delete(ctx, l.ID); err != nil {
+		return err
+	}
+	return errTwin
 }
 
 // writeCut writes a record with a cut that every router will know before it meets an event on its far side. s is the record without the cut; a write that
