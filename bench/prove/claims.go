@@ -1,0 +1,49 @@
+package main
+
+// commands, in the order in which they run: the quick ones first, so that what is plainly broken says so early.
+var commands = []command{
+	{name: "make demo", argv: []string{"go", "run", "./cmd/hookferry", "demo"}},
+	{name: "make test-kafka", argv: []string{".ci/test-kafka", "-v"}},
+	{name: "make mutants", argv: []string{"go", "run", "./bench/mutants"}, short: []string{"go", "run", "./bench/mutants"}},
+	{name: "make faults", argv: []string{"go", "run", "./bench/faults"}, short: []string{"go", "run", "./bench/faults", "-short"}},
+	{name: "make simulation", argv: []string{"go", "run", "./bench/simulation", "-seeds", "500"}, short: []string{"go", "run", "./bench/simulation", "-seeds", "500"}},
+	{name: "make bench", argv: []string{"go", "run", "./bench"}},
+}
+
+// The promises, word for word as the README's table makes them (a test compares).
+const (
+	everyEvent   = "Every accepted event reaches every subscription that wants it, or an end that can be looked up"
+	noDuplicates = "No duplicates without a fault; after one, only what was under way, always with the same `webhook-id`"
+	signed       = "Every request is signed, and verifies with libraries that were not written here"
+	sameBytes    = "The body is byte for byte the same on every try"
+	apart        = "A receiver that hangs delays no other; two companies never see each other's events"
+	exactStart   = "From the moment `subscriptions create` returns, no event is missed; none from before is sent"
+	schedule     = "The schedule of ten tries over 75 h 35 m holds across restarts and without Redis"
+	undecodable  = "What cannot be decoded is kept byte for byte and can be sent through again"
+	egress       = "Addresses inside your network are not reached, whatever a URL resolves to"
+	fast         = "It is fast: at least half the deliveries of a bare net/http loop of signed POSTs in the same run, at less than three times its CPU, broker and Redis included"
+)
+
+// claims, in the order of the README's table; a promise may have more than one.
+var claims = []claim{
+	{promise: everyEvent, command: "make demo", figure: `^lost (\d+)`, goal: "= 0"},
+	{promise: everyEvent, command: "make faults", figure: `lost (\d+)`, goal: "= 0"},
+	{promise: everyEvent, command: "make simulation", figure: `lost (\d+)`, goal: "= 0"},
+	{promise: everyEvent, command: "make mutants", figure: `survived (\d+)`, goal: "= 0"},
+	{promise: noDuplicates, command: "make demo", figure: `^duplicates (\d+)`, goal: "= 0"},
+	{promise: noDuplicates, command: "make faults", figure: `unexplained (\d+)`, goal: "= 0"},
+	{promise: noDuplicates, command: "make simulation", figure: `unexplained (\d+)`, goal: "= 0"},
+	{promise: signed, command: "make test-kafka", tests: []string{"TestAForeignPublisherAndAForeignReceiver"}},
+	{promise: sameBytes, command: "make test-kafka", tests: []string{"TestEveryTryOfATaskHasTheSameIDAndTheSameBytes", "TestAllTypesInAllFormatsArriveSignedAndExact"}},
+	{promise: apart, command: "make test-kafka", tests: []string{"TestOneHangingReceiverDelaysNoOther", "TestTwoCompaniesNeverSeeEachOthersEvents"}},
+	{promise: apart, command: "make bench", figure: `^2 hang .*: ([\d.]+) x \(goal`, goal: "<= 1.2"},
+	{promise: exactStart, command: "make test-kafka", tests: []string{"TestSubscriptionIsLiveExactlyFromItsCut"}},
+	{promise: schedule, command: "make test-kafka", tests: []string{"TestTheWholeScheduleInVirtualTime"}},
+	{promise: undecodable, command: "make test-kafka", tests: []string{"TestUndecodableRecordIsKeptByteIdenticalAndTheNextGoodOneGoesOut"}},
+	{promise: egress, command: "make test-kafka", tests: []string{"TestEveryRangeIsRefusedFromItsFirstToItsLastAddressAndNoFurther", "TestOneForbiddenAnswerRefusesAll", "TestControlHookRefusesWhatTheKernelIsAboutToUse"}},
+	{promise: fast, command: "make bench", figure: `^fan-out 1  .* = (\d+) % of the bare loop`, goal: ">= 50"},
+	{promise: fast, command: "make bench", figure: `^fan-out 10 .* = (\d+) % of the bare loop`, goal: ">= 60"},
+	{promise: fast, command: "make bench", figure: `= ([\d.]+) x the bare client`, goal: "<= 3"},
+	{promise: fast, command: "make bench", figure: `^latency +100/s +p50 ([\d.]+) ms`, goal: "<= 2", missed: "docs/performance.md says how far and why"},
+	{promise: fast, command: "make bench", figure: `^latency +100/s +p50 [\d.]+ ms +p99 ([\d.]+) ms`, goal: "<= 6", missed: "docs/performance.md says how far and why"},
+}
