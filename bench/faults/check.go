@@ -16,6 +16,7 @@ import (
 // Fault is one thing that was done to the system.
 type Fault struct {
 	Kind       FaultKind
+	Who        string // the process it was done to, where there is one
 	Start, End time.Time
 }
 
@@ -24,6 +25,11 @@ type FaultKind string
 
 const (
 	KillDeliverer FaultKind = "kill -9 deliverer" // may repeat what it had under way
+	KillRouter    FaultKind = "kill -9 router"    // may repeat nothing, unless Redis lost its marks at the same time
+	StopCont      FaultKind = "SIGSTOP, SIGCONT"  // of a deliverer: as a kill, if it lasted longer than the lease
+	StopDeliverer FaultKind = "SIGTERM deliverer" // may repeat what it cut because it took longer than the grace
+	RedisLost     FaultKind = "Redis lost marks"  // may repeat nothing by itself; beside a kill, what the marks would have held back
+	KafkaFault    FaultKind = "Kafka"             // may repeat nothing
 	Other         FaultKind = "other"             // may repeat nothing
 )
 
@@ -35,7 +41,8 @@ const (
 
 // Run is all that one scenario left behind.
 type Run struct {
-	Events    []rig.Sent                        // by sequence number
+	Events    []rig.Sent // by sequence number, from First on
+	First     int64
 	Owed      map[string]func(company int) bool // receiver's name -> does it want events of that company?
 	Receivers map[string][]rig.Entry            // receiver's name -> what it saw
 	Faults    []Fault
@@ -97,6 +104,7 @@ func (f *Finding) receiver(r *Run, name string) {
 	got := make(map[int64]*seen, len(r.Events))
 	ids := map[string]uint64{}
 	for _, e := range r.Receivers[name] {
+		e.Seq -= r.First
 		if sum, ok := ids[e.ID]; ok && sum != e.Sum {
 			f.Changed = append(f.Changed, fmt.Sprintf("%s: %s came with two bodies", name, e.ID))
 		}

@@ -14,7 +14,7 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 	entry := func(seq int64, id string, d time.Duration) rig.Entry {
 		return rig.Entry{At: at(d), Done: at(d) + 1, Seq: seq, ID: id, Attempt: 1, Status: 200, Sum: uint64(seq)}
 	}
-	kill := Fault{KillDeliverer, t0.Add(10 * time.Second), t0.Add(10 * time.Second)}
+	kill := Fault{KillDeliverer, "", t0.Add(10 * time.Second), t0.Add(10 * time.Second)}
 	cases := map[string]struct {
 		change func(r *Run)
 		want   func(f *Finding) int
@@ -30,7 +30,7 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 		}, func(f *Finding) int { return len(f.Unexplained) }},
 		"duplicate beside another fault": {func(r *Run) {
 			r.Receivers["a"] = append(r.Receivers["a"], entry(0, "m0", 1500*time.Millisecond))
-			r.Faults = []Fault{{Other, t0, t0.Add(time.Minute)}}
+			r.Faults = []Fault{{Other, "", t0, t0.Add(time.Minute)}}
 		}, func(f *Finding) int { return len(f.Unexplained) }},
 		"two bodies": {func(r *Run) {
 			r.Receivers["a"] = append(r.Receivers["a"], rig.Entry{Seq: 0, ID: "m0", Sum: 77, Status: 500})

@@ -1,8 +1,10 @@
 // Command faults breaks things while events flow, on a real Kafka and a real Redis, and counts: lost, duplicates, and whether each
 // duplicate has an explanation that docs/design.md allows. Exit 1 if any promise was broken.
 //
-//	go run ./bench/faults                  every scenario, about eight minutes
+//	go run ./bench/faults                  every scenario
 //	go run ./bench/faults -only redis-stop one of them
+//	go run ./bench/faults -short           the part that CI runs
+//	go run ./bench/faults -long            the sizes that the published figures stand on
 package main
 
 import (
@@ -14,19 +16,24 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hookferry/hookferry/bench/rig"
 )
 
 func main() {
 	var names []string
-	for _, s := range scenarios {
+	for _, s := range allScenarios() {
 		names = append(names, s.name)
 	}
+	r := &runner{}
 	only := flag.String("only", "", "comma-separated scenarios out of: "+strings.Join(names, ", "))
-	events := flag.Int("events", 20000, "events a scenario")
-	rate := flag.Float64("rate", 1000, "events a second")
-	dir := flag.String("dir", "", "work in this directory and keep it (default: a temporary one)")
+	flag.IntVar(&r.events, "events", 20000, "events a scenario")
+	flag.Float64Var(&r.rate, "rate", 1000, "events a second")
+	flag.Uint64Var(&r.seed, "seed", uint64(time.Now().Unix()), "of all that is random; printed with each verdict")
+	flag.StringVar(&r.dir, "dir", "", "work in this directory and keep everything (default: a temporary one)")
+	flag.BoolVar(&r.short, "short", false, "only the scenarios of the short form")
+	flag.BoolVar(&r.long, "long", false, "the sizes of the long form")
 	farm := flag.Bool("farm", false, "be the farm of receivers (started by the rig itself)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -38,18 +45,38 @@ func main() {
 		}
 		return
 	}
+	if !r.all(ctx, *only) {
+		os.Exit(1)
+	}
+}
+
+// all runs what is wanted, those of the same brokers after each other, and says whether every promise held.
+func (r *runner) all(ctx context.Context, only string) bool {
+	defer r.close()
+	var wanted []scenario
+	for _, s := range allScenarios() {
+		if (only == "" || slices.Contains(strings.Split(only, ","), s.name)) && (!r.short || s.short) {
+			wanted = append(wanted, s)
+		}
+	}
 	failed := 0
-	for _, s := range scenarios {
-		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
-			continue
+	for len(wanted) > 0 && ctx.Err() == nil {
+		first := wanted[0].config(r.dir)
+		var later []scenario
+		for _, s := range wanted {
+			if !first.SameBrokers(s.config(r.dir)) {
+				later = append(later, s)
+				continue
+			}
+			if err := r.run(ctx, &s); err != nil {
+				fmt.Printf("FAIL  %-16s %v\n", s.name, err)
+				failed++
+			}
 		}
-		if err := runScenario(ctx, s, *dir, *events, *rate); err != nil {
-			fmt.Printf("FAIL  %-16s %v\n", s.name, err)
-			failed++
-		}
+		wanted = later
 	}
 	if failed > 0 {
 		fmt.Printf("%d of the scenarios broke a promise\n", failed)
-		os.Exit(1)
 	}
+	return failed == 0 && ctx.Err() == nil
 }

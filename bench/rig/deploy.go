@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +32,22 @@ type DeployConfig struct {
 	Heap    string // of each broker's JVM
 	FullJIT bool   // the broker as in production: slower to start, faster afterwards
 	Profile bool   // the services serve profiles
+
+	Settings map[string]string // HOOKFERRY_...: environment variables for the services
+	KafkaEnv map[string]string // KAFKA_...: environment variables for deploy/kafka/kafka.sh
+}
+
+// SameBrokers: a deployment for c can be used for o too. Settings of Kafka change what topics look like; other settings concern the services alone,
+// which are started anew.
+func (c DeployConfig) SameBrokers(o DeployConfig) bool {
+	return c.Brokers == o.Brokers && c.Heap == o.Heap && c.FullJIT == o.FullJIT && c.Profile == o.Profile &&
+		maps.Equal(c.KafkaEnv, o.KafkaEnv) && maps.Equal(ofTopics(c.Settings), ofTopics(o.Settings))
+}
+
+func ofTopics(settings map[string]string) map[string]string {
+	m := maps.Clone(settings)
+	maps.DeleteFunc(m, func(k, _ string) bool { return !strings.HasPrefix(k, "HOOKFERRY_KAFKA_") })
+	return m
 }
 
 // Deployment is a Kafka, a Redis, a farm, and as many hookferry processes as the caller starts.
@@ -46,6 +64,7 @@ type Deployment struct {
 	temp     bool
 	ports    map[string]int
 	keys     string
+	settings []string // NAME=value, for the services
 
 	publishers int64
 }
@@ -82,7 +101,7 @@ func (d *Deployment) start(ctx context.Context, root string, c DeployConfig) (er
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build hookferry: %w: %s", err, out)
 	}
-	if d.Kafka, err = StartKafka(ctx, root, filepath.Join(d.Dir, "kafka"), c.Brokers, c.Heap, c.FullJIT); err != nil {
+	if d.Kafka, err = StartKafka(ctx, root, filepath.Join(d.Dir, "kafka"), c.Brokers, c.Heap, c.FullJIT, pairs(c.KafkaEnv)...); err != nil {
 		return err
 	}
 	if d.Redis, err = StartRedis(d.Dir); err != nil {
@@ -91,7 +110,10 @@ func (d *Deployment) start(ctx context.Context, root string, c DeployConfig) (er
 	if err := d.startFarm(); err != nil {
 		return err
 	}
-	if err := d.configure(c); err != nil {
+	if err := d.keysAndClient(); err != nil {
+		return err
+	}
+	if err := d.Configure(c); err != nil {
 		return err
 	}
 	if _, err := d.client.CreateTopics(ctx); err != nil {
@@ -126,14 +148,23 @@ func (d *Deployment) startFarm() error {
 	return err
 }
 
-func (d *Deployment) configure(c DeployConfig) error {
+// keysAndClient makes what stays the same as long as the brokers do: the key that encrypts secrets, and the rig's own client.
+func (d *Deployment) keysAndClient() (err error) {
 	var key [32]byte
 	rand.Read(key[:])
 	d.keys = "rig:" + base64.StdEncoding.EncodeToString(key[:])
-	keyFile := filepath.Join(d.Dir, "keys")
-	if err := os.WriteFile(keyFile, []byte(d.keys+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(d.Dir, "keys"), []byte(d.keys+"\n"), 0o600); err != nil {
 		return err
 	}
+	kc := kafka.DefaultConfig()
+	kc.Brokers = d.Kafka.Bootstrap
+	d.client, err = kafka.Open(kc, kafka.Options{ClientID: "rig"})
+	return err
+}
+
+// Configure writes the services' configuration. Services that run keep the one they began with.
+func (d *Deployment) Configure(c DeployConfig) error {
+	d.settings = pairs(c.Settings)
 	_, port, _ := strings.Cut(d.Farm.Addr, ":")
 	d.cfg = filepath.Join(d.Dir, "hookferry.yml")
 	text := fmt.Sprintf(`kafka:
@@ -148,15 +179,32 @@ egress:
   ports: [%s]
 host:
   profile: %t
-`, strings.Join(d.Kafka.Bootstrap, ", "), d.Redis.Addr, keyFile, port, c.Profile)
-	if err := os.WriteFile(d.cfg, []byte(text), 0o600); err != nil {
-		return err
+`, strings.Join(d.Kafka.Bootstrap, ", "), d.Redis.Addr, filepath.Join(d.Dir, "keys"), port, c.Profile)
+	return os.WriteFile(d.cfg, []byte(text), 0o600)
+}
+
+func pairs(env map[string]string) []string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		all = append(all, k+"="+env[k])
 	}
-	kc := kafka.DefaultConfig()
-	kc.Brokers = d.Kafka.Bootstrap
-	var err error
-	d.client, err = kafka.Open(kc, kafka.Options{ClientID: "rig"})
-	return err
+	return all
+}
+
+// Client is the rig's own client of Kafka, past any proxy.
+func (d *Deployment) Client() *kafka.Client { return d.client }
+
+// StopServices stops every router and deliverer and forgets them; Kafka, Redis and the farm stay.
+func (d *Deployment) StopServices() {
+	var wg sync.WaitGroup
+	for _, p := range d.Services {
+		wg.Go(func() {
+			p.Signal(syscall.SIGCONT) // a scenario that ended early may have left it stopped
+			p.Stop(10 * time.Second)
+		})
+	}
+	wg.Wait()
+	clear(d.Services)
 }
 
 // Subscribe makes all the subscriptions side by side and returns when each is live: what is published from now on is owed.
@@ -220,7 +268,7 @@ func (d *Deployment) service(ctx context.Context, name, command string) error {
 		d.ports[name] = FreePort()
 	}
 	addr := fmt.Sprintf("127.0.0.1:%d", d.ports[name])
-	p, err := Start(d.Dir, name, []string{"HOOKFERRY_HOST_LISTEN=" + addr}, d.bin, command, "--config", d.cfg)
+	p, err := Start(d.Dir, name, append([]string{"HOOKFERRY_HOST_LISTEN=" + addr}, d.settings...), d.bin, command, "--config", d.cfg)
 	if err != nil {
 		return err
 	}
@@ -288,9 +336,7 @@ func (d *Deployment) SampleBody(context.Context) ([]byte, error) {
 
 // Close stops everything, the services first, and removes the directory if it was ours.
 func (d *Deployment) Close() {
-	for _, p := range d.Services {
-		p.Stop(10 * time.Second)
-	}
+	d.StopServices()
 	if d.client != nil {
 		d.client.Close()
 	}

@@ -106,9 +106,9 @@ type Kafka struct {
 	Bootstrap   []string
 }
 
-// StartKafka starts N brokers on free ports of 127.0.0.1. heap is the JVM's, in its own words ("512m").
-func StartKafka(ctx context.Context, root, dir string, brokers int, heap string, fullJIT bool) (*Kafka, error) {
-	k := &Kafka{script: filepath.Join(root, "deploy/kafka/kafka.sh"), dir: dir, env: append(os.Environ(), "KAFKA_HEAP="+heap)}
+// StartKafka starts N brokers on free ports of 127.0.0.1. heap is the JVM's, in its own words ("512m"); env is for kafka.sh.
+func StartKafka(ctx context.Context, root, dir string, brokers int, heap string, fullJIT bool, env ...string) (*Kafka, error) {
+	k := &Kafka{script: filepath.Join(root, "deploy/kafka/kafka.sh"), dir: dir, env: append(append(os.Environ(), "KAFKA_HEAP="+heap), env...)}
 	if fullJIT {
 		k.env = append(k.env, "KAFKA_OPTS=")
 	}

@@ -44,6 +44,7 @@ type Publisher struct {
 	rec       kafka.Records
 	key       []byte
 	next      int64
+	first     int64
 }
 
 // eventIDLen is the length of an event id here: "evt_" and twenty digits.
@@ -89,6 +90,9 @@ func indexAll(b, mark, id []byte) []int {
 	}
 }
 
+// First is the sequence number of the first event that the next call of Open sends or that the last one sent.
+func (p *Publisher) First() int64 { return p.first }
+
 // EventBytes is the size of one event on the topic.
 func (p *Publisher) EventBytes() int { return len(p.templates[0]) }
 
@@ -108,7 +112,8 @@ func (p *Publisher) add(c int, due int64) {
 // Open publishes n events at the given rate, each at the moment when it is due, however slow the system answers: an open loop. An
 // event that could not be sent in time is sent late and keeps its due time, so that lateness is measured and not left out.
 func (p *Publisher) Open(ctx context.Context, n int, rate float64) ([]Sent, error) {
-	first, begin := p.next, time.Now()
+	begin := time.Now()
+	p.first = p.next
 	ledger := make([]Sent, n)
 	for i := 0; i < n; {
 		due := func(j int) time.Time { return begin.Add(time.Duration(float64(j) / rate * 1e9)) }
@@ -130,8 +135,8 @@ func (p *Publisher) Open(ctx context.Context, n int, rate float64) ([]Sent, erro
 		}
 		i = m
 	}
-	if p.next-first != int64(n) {
-		panic("BUG: " + strconv.FormatInt(p.next-first, 10) + " events counted")
+	if p.next-p.first != int64(n) {
+		panic("BUG: " + strconv.FormatInt(p.next-p.first, 10) + " events counted")
 	}
 	return ledger, nil
 }

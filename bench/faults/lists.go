@@ -1,0 +1,19 @@
+package main
+
+// Each area of faults has a file of its own that defines its list; the lists that no file defines yet are empty here.
+var (
+	killScenarios    []scenario
+	sweepScenarios   []scenario
+	kafkaScenarios   []scenario
+	redisScenarios   []scenario
+	hostileScenarios []scenario
+)
+
+// allScenarios in the order in which they run, but for those that need other brokers: the rig takes those of one kind together.
+func allScenarios() []scenario {
+	var all []scenario
+	for _, list := range [][]scenario{scenarios, killScenarios, sweepScenarios, kafkaScenarios, redisScenarios, hostileScenarios} {
+		all = append(all, list...)
+	}
+	return all
+}
