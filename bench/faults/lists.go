@@ -5,7 +5,6 @@ var (
 	killScenarios    []scenario
 	sweepScenarios   []scenario
 	kafkaScenarios   []scenario
-	redisScenarios   []scenario
 	hostileScenarios []scenario
 )
 
