@@ -55,6 +55,18 @@ func DefaultConfig() Config {
 	}
 }
 
+// commitIntervalMost is the longest commit interval with the default session.
+const commitIntervalMost = 2 * time.Second
+
+// fits says whether the commit interval goes with Kafka's session time-out: the lease must outlive one commit that fails.
+func (c Config) fits(session time.Duration) error {
+	if most := leaseTerm(session) / 2; c.CommitInterval > most {
+		return &FieldError{"commit_interval", fmt.Sprintf("%v is more than a third of kafka.session_timeout (%v): sends start only within %v of a commit, "+
+			"and one of them may fail", c.CommitInterval, session, leaseTerm(session))}
+	}
+	return nil
+}
+
 // FieldError is one mistake in the configuration.
 type FieldError struct{ Field, Problem string }
 
@@ -76,8 +88,8 @@ func (c Config) Validate() error {
 		"%d is not within 64 and 1,048,576: below 4,096 the throughput falls, and each costs about 2 KiB", c.TasksInMemory)
 	check(c.BytesInMemory >= 4<<20, "bytes_in_memory", "%d is below 4 MiB: one task may have 2 MiB, and several are held at once", c.BytesInMemory)
 	check(c.MaxSends >= 1 && c.MaxSends <= 60000, "max_sends", "%d is not within 1 and 60,000: each is a socket, and a host has no more ports", c.MaxSends)
-	check(c.CommitInterval >= 50*time.Millisecond && c.CommitInterval <= leaseTerm/2, "commit_interval",
-		"%v is not within 50ms and %v: sends start only within %v of a commit, and one of them may fail", c.CommitInterval, leaseTerm/2, leaseTerm)
+	check(c.CommitInterval >= 50*time.Millisecond && c.CommitInterval <= commitIntervalMost, "commit_interval",
+		"%v is not within 50ms and %v: sends start only for a while after a commit, and one of them may fail", c.CommitInterval, commitIntervalMost)
 	check(c.PartitionBytes >= 64<<10 && c.PartitionBytes <= 64<<20, "partition_bytes",
 		"%d is not within 64 KiB and 64 MiB: small fetches halve the throughput, large ones are held in memory", c.PartitionBytes)
 	check(c.FetchBytes >= c.PartitionBytes && c.FetchBytes <= 256<<20, "fetch_bytes",

@@ -94,13 +94,14 @@ type Deliverer struct {
 
 // New checks the configuration and makes a deliverer; it makes no round trip.
 func New(cfg Config, deps Deps) (*Deliverer, error) {
-	if err := cfg.Validate(); err != nil {
+	session := deps.Kafka.Config().SessionTimeout
+	if err := errors.Join(cfg.Validate(), cfg.fits(session)); err != nil {
 		return nil, err
 	}
 	d := &Deliverer{
 		cfg: cfg, kafka: deps.Kafka, table: deps.Table, policy: deps.Policy, dial: deps.Dial, log: deps.Log,
 		topics: deps.Kafka.Topics(), userAgent: cfg.UserAgent,
-		lease: newLease(time.Now()), lanes: map[string]*lane{}, drain: make(chan chan struct{}),
+		lease: newLease(time.Now(), session), lanes: map[string]*lane{}, drain: make(chan chan struct{}),
 	}
 	d.tiers = d.topics.Tiers
 	if d.log == nil {
@@ -138,7 +139,7 @@ func (d *Deliverer) Ready() error {
 		return nil // more replicas than partitions: this one stands by
 	}
 	if !d.lease.holds(time.Now()) {
-		return errors.New("no offset commit was accepted within the last 4 s: is the broker reachable?")
+		return fmt.Errorf("no offset commit was accepted within the last %v: is the broker reachable?", d.lease.term)
 	}
 	return nil
 }

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// lease is the right to start sends (design rule 6). It rests on Kafka's session: the coordinator gives our partitions to others only after 6 s
-// without a sign of life from us, or after we released them ourselves. So whoever has had a commit accepted within the last 4 s still owns what it
-// owned, and a process that was stopped (SIGSTOP, a long pause of its machine) and wakes up finds its lease over before it sends anything.
+// lease is the right to start sends (design rule 6). It rests on Kafka's session: the coordinator gives our partitions to others only after a
+// session time-out (6 s) without a sign of life from us, or after we released them ourselves. So whoever has had a commit accepted within the last two
+// thirds of that (4 s) still owns what it owned, and a process that was stopped (SIGSTOP, a long pause of its machine) and wakes up finds its lease over before it sends anything.
 //
 // Between two generations the lease is frozen: from the last commit on, which names every send under way, nothing new may start, because the next
 // owner goes by that commit. Sends under way run on. The sequence that this prevents: we commit and release; the coordinator hands partition 3 to
@@ -15,27 +15,30 @@ import (
 // our own line. Redis would not notice: neither of the two has ended.
 type lease struct {
 	born   time.Time
+	term   time.Duration
 	until  atomic.Int64 // ns after born, monotonic
 	frozen atomic.Bool
 	held   atomic.Bool // clocks differ by too much (design rule 14)
 }
 
+// leaseTerm is how long a commit is good for, by the session time-out.
+func leaseTerm(session time.Duration) time.Duration { return session - session/3 }
+
 const (
-	leaseTerm = 4 * time.Second
 	// skewWarns and skewHolds: due times and signatures are by our clock, and receivers refuse a timestamp that is minutes off.
 	skewWarns = 30 * time.Second
 	skewHolds = 120 * time.Second
 )
 
-func newLease(now time.Time) *lease {
-	l := &lease{born: now}
+func newLease(now time.Time, session time.Duration) *lease {
+	l := &lease{born: now, term: leaseTerm(session)}
 	l.frozen.Store(true)
 	return l
 }
 
 // renew notes a commit that was accepted. It counts from when the commit was asked for: only then did we surely own what we owned.
 func (l *lease) renew(asked time.Time) {
-	until := int64(asked.Sub(l.born) + leaseTerm)
+	until := int64(asked.Sub(l.born) + l.term)
 	for {
 		old := l.until.Load()
 		if old >= until || l.until.CompareAndSwap(old, until) {

@@ -45,7 +45,7 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 		redriven:    prometheus.NewCounter(opts("redriven_total", "Dead letters put back in line.")),
 		inFlight:    desc("in_flight", "Sends under way."),
 		memory:      desc("tasks_in_memory", "Tasks read and not finished."),
-		lease:       desc("lease", "1 while sends may start: an offset commit succeeded within the last 4 s."),
+		lease:       desc("lease", "1 while sends may start: an offset commit succeeded within the last two thirds of kafka.session_timeout."),
 		lag:         desc("lag_tasks", "Tasks of a partition that are not finished, as of its last fetch.", "topic", "partition"),
 		lanes:       desc("lanes", "Lanes by state.", "state"),
 	}

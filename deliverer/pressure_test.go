@@ -1,9 +1,11 @@
 package deliverer
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -119,14 +121,35 @@ func TestMaxRateIsKept(t *testing.T) {
 	}
 }
 
+// With a short session the lease is short too, and a commit interval that one lost commit would let run past it is refused by name, with the reason.
+func TestTheLeaseFollowsTheSession(t *testing.T) {
+	l := newLease(noon, time.Second)
+	l.frozen.Store(false)
+	l.renew(noon)
+	if !l.holds(noon.Add(660*time.Millisecond)) || l.holds(noon.Add(670*time.Millisecond)) {
+		t.Error("the lease is not two thirds of a second long")
+	}
+	kc := kafka.DefaultConfig()
+	kc.SessionTimeout = time.Second
+	client, err := kafka.Open(kc, kafka.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var fe *FieldError
+	if _, err := New(DefaultConfig(), Deps{Kafka: client}); !errors.As(err, &fe) || fe.Field != "commit_interval" {
+		t.Errorf("a commit each 500 ms with a session of 1 s: %v", err)
+	}
+}
+
 func TestLeaseEndsByItselfAndWhileFrozen(t *testing.T) {
-	l := newLease(noon)
+	l := newLease(noon, 6*time.Second)
 	l.renew(noon)
 	if l.holds(noon) {
 		t.Fatal("a lease before the first generation")
 	}
 	l.frozen.Store(false)
-	if !l.holds(noon.Add(3999*time.Millisecond)) || l.holds(noon.Add(leaseTerm)) {
+	if !l.holds(noon.Add(3999*time.Millisecond)) || l.holds(noon.Add(4*time.Second)) {
 		t.Fatal("the lease is not 4 s long")
 	}
 	l.renew(noon.Add(3 * time.Second))

@@ -111,6 +111,7 @@ func TestEveryMistakeInTheConfigurationIsNamedAtOnce(t *testing.T) {
 		"retention.attempts":      func(c *kafka.Config) { c.Retention.Attempts = 0 },
 		"retention.dead":          func(c *kafka.Config) { c.Retention.Dead = 0 },
 		"retention.undecodable":   func(c *kafka.Config) { c.Retention.Undecodable = 0 },
+		"session_timeout":         func(c *kafka.Config) { c.SessionTimeout = 999 * time.Millisecond },
 		"compaction_lag":          func(c *kafka.Config) { c.CompactionLag = -1 },
 		"topic_configs.elsewhere": func(c *kafka.Config) { c.TopicConfigs = map[string]map[string]string{"elsewhere": nil} },
 		"tls.enabled":             func(c *kafka.Config) { c.TLS.CAFile = "x" },

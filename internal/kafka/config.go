@@ -23,6 +23,8 @@ type Config struct {
 	Retention         RetentionConfig `yaml:"retention"`
 	// CompactionLag is min.compaction.lag.ms of the compacted topics: how long a record of an older version surely stays readable.
 	CompactionLag time.Duration `yaml:"compaction_lag"`
+	// SessionTimeout is how long the coordinator of a group waits for a sign of life from a member before it gives its partitions to others.
+	SessionTimeout time.Duration `yaml:"session_timeout"`
 	// TopicConfigs adds to or overrides the settings of single topics, by their name without the prefix ("subscriptions").
 	TopicConfigs map[string]map[string]string `yaml:"topic_configs"`
 	Registry     RegistryConfig               `yaml:"registry"`
@@ -62,8 +64,8 @@ func DefaultConfig() Config {
 		Partitions:    12,
 		Tiers:         []time.Duration{5 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 6 * time.Hour},
 		Retention:     RetentionConfig{Events: 14 * day, Attempts: 7 * day, Dead: 30 * day, Undecodable: 30 * day},
-		CompactionLag: time.Hour,
-		Registry:      DefaultRegistryConfig(),
+		CompactionLag: time.Hour, SessionTimeout: 6 * time.Second,
+		Registry: DefaultRegistryConfig(),
 	}
 }
 
@@ -143,6 +145,10 @@ func (c Config) validateTimes(bad func(field, format string, args ...any)) {
 	}
 	if c.CompactionLag < 0 || c.CompactionLag > 30*day {
 		bad("compaction_lag", "%v: must lie between 0 and 720h", c.CompactionLag)
+	}
+	if c.SessionTimeout < time.Second || c.SessionTimeout > time.Minute {
+		bad("session_timeout", "%v: must lie between 1s, because a busy machine misses shorter ones without being dead, and 1m, because the tasks of a "+
+			"process that died wait so long", c.SessionTimeout)
 	}
 }
 

@@ -18,11 +18,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// The group's times. The session bounds how long partitions of a dead member lie idle, and a lost coordinator: kafka-go joins again as
-// a new member, and the coordinator waits for the old one to time out. The heartbeat is how a member learns that another joins or leaves, and until all
-// have learned it nothing new is sent or routed: so it is short. It costs the coordinator ten small requests a second and member.
+// The group's times. The session (Config.SessionTimeout) bounds how long partitions of a dead member lie idle, and a lost coordinator: kafka-go joins again
+// as a new member, and the coordinator waits for the old one to time out. The heartbeat is how a member learns that another joins or leaves, and until all
+// have learned it nothing new is sent or routed: so it is short, a tenth of the shortest session that is allowed. It costs the coordinator ten small requests a second and member.
 const (
-	sessionTimeout   = 6 * time.Second
 	heartbeat        = 100 * time.Millisecond
 	rebalanceTimeout = 10 * time.Second
 	joinBackoff      = 300 * time.Millisecond
@@ -69,7 +68,7 @@ func (c *Client) JoinGroup(gc GroupConfig) (*Group, error) {
 	log := c.log.With(zap.String("group", gc.ID)).Sugar()
 	cg, err := kgo.NewConsumerGroup(kgo.ConsumerGroupConfig{
 		ID: gc.ID, Brokers: c.cfg.Brokers, Dialer: c.dialer(), Topics: topics, GroupBalancers: []kgo.GroupBalancer{b},
-		HeartbeatInterval: heartbeat, SessionTimeout: sessionTimeout, RebalanceTimeout: rebalanceTimeout, JoinGroupBackoff: joinBackoff,
+		HeartbeatInterval: c.calm.heartbeat, SessionTimeout: c.cfg.SessionTimeout, RebalanceTimeout: rebalanceTimeout, JoinGroupBackoff: joinBackoff,
 		StartOffset: kgo.FirstOffset, // of no effect: where to start without a commit is the caller's decision
 		Logger:      kgo.LoggerFunc(log.Debugf), ErrorLogger: kgo.LoggerFunc(log.Debugf),
 	})

@@ -6,8 +6,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/sandbox"
 )
 
 func TestACommitComesBackWithItsMetadata(t *testing.T) {
@@ -251,5 +255,30 @@ func TestPositionsAreKeptOverARebalance(t *testing.T) {
 	}
 	if len(keep) != 1 {
 		t.Fatal(keep)
+	}
+}
+
+// What the coordinator is asked for is what it goes by.
+func TestAMemberAsksForTheSessionThatIsConfigured(t *testing.T) {
+	b, err := sandbox.StartBroker(sandbox.BrokerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	asked := make(chan int32, 100)
+	b.Cluster().ControlKey(int16(kmsg.JoinGroup), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		b.Cluster().KeepControl()
+		asked <- q.(*kmsg.JoinGroupRequest).SessionTimeoutMillis
+		return nil, nil, false
+	})
+	w := &world{t: t, addrs: b.Addrs()}
+	c := w.config()
+	c.SessionTimeout = 2500 * time.Millisecond
+	cl := w.open(c, kafka.Options{})
+	topic := w.topic(cl, 1)
+	m := w.member(cl, kafka.GroupConfig{ID: topic + "-g", CoPartitioned: []string{topic}}, nil)
+	<-m.gens
+	if got := <-asked; got != 2500 {
+		t.Errorf("asked for %d ms", got)
 	}
 }
