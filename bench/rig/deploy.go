@@ -35,18 +35,20 @@ type DeployConfig struct {
 
 	Settings map[string]string // HOOKFERRY_...: environment variables for the services
 	KafkaEnv map[string]string // KAFKA_...: environment variables for deploy/kafka/kafka.sh
+	Proxy    bool              // the services reach the brokers through Deployment.Proxy; the rig's own client does not
+	Disk     int64             // bytes of the first broker's disk, a file system in memory; 0: no disk of its own (see Deployment.Disk)
 }
 
 // SameBrokers: a deployment for c can be used for o too. Settings of Kafka change what topics look like; other settings concern the services alone,
 // which are started anew.
 func (c DeployConfig) SameBrokers(o DeployConfig) bool {
-	return c.Brokers == o.Brokers && c.Heap == o.Heap && c.FullJIT == o.FullJIT && c.Profile == o.Profile &&
+	return c.Brokers == o.Brokers && c.Heap == o.Heap && c.FullJIT == o.FullJIT && c.Profile == o.Profile && c.Proxy == o.Proxy && c.Disk == o.Disk &&
 		maps.Equal(c.KafkaEnv, o.KafkaEnv) && maps.Equal(ofTopics(c.Settings), ofTopics(o.Settings))
 }
 
 func ofTopics(settings map[string]string) map[string]string {
 	m := maps.Clone(settings)
-	maps.DeleteFunc(m, func(k, _ string) bool { return !strings.HasPrefix(k, "HOOKFERRY_KAFKA_") })
+	maps.DeleteFunc(m, func(k, _ string) bool { return !strings.HasPrefix(k, "HOOKFERRY_KAFKA_") || k == "HOOKFERRY_KAFKA_SESSION_TIMEOUT" })
 	return m
 }
 
@@ -57,6 +59,8 @@ type Deployment struct {
 	Redis    *Redis
 	Farm     *FarmClient
 	Services map[string]*Proc
+	Proxy    *Proxy // nil unless DeployConfig.Proxy
+	Disk     *Disk  // nil unless DeployConfig.Disk
 
 	client   *kafka.Client
 	farm     *Proc
@@ -101,7 +105,19 @@ func (d *Deployment) start(ctx context.Context, root string, c DeployConfig) (er
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build hookferry: %w: %s", err, out)
 	}
-	if d.Kafka, err = StartKafka(ctx, root, filepath.Join(d.Dir, "kafka"), c.Brokers, c.Heap, c.FullJIT, pairs(c.KafkaEnv)...); err != nil {
+	env := pairs(c.KafkaEnv)
+	if c.Proxy {
+		if d.Proxy, err = NewProxy(c.Brokers); err != nil {
+			return err
+		}
+		env = append(env, d.Proxy.Env())
+	}
+	if c.Disk > 0 {
+		if d.Disk, err = NewDisk(filepath.Join(d.Dir, "kafka", "1", "data"), c.Disk); err != nil {
+			return err
+		}
+	}
+	if d.Kafka, err = StartKafka(ctx, root, filepath.Join(d.Dir, "kafka"), c.Brokers, c.Heap, c.FullJIT, env...); err != nil {
 		return err
 	}
 	if d.Redis, err = StartRedis(d.Dir); err != nil {
@@ -179,8 +195,16 @@ egress:
   ports: [%s]
 host:
   profile: %t
-`, strings.Join(d.Kafka.Bootstrap, ", "), d.Redis.Addr, filepath.Join(d.Dir, "keys"), port, c.Profile)
+`, strings.Join(d.brokers(), ", "), d.Redis.Addr, filepath.Join(d.Dir, "keys"), port, c.Profile)
 	return os.WriteFile(d.cfg, []byte(text), 0o600)
+}
+
+// brokers are where the services find Kafka.
+func (d *Deployment) brokers() []string {
+	if d.Proxy != nil {
+		return d.Proxy.Addrs()
+	}
+	return d.Kafka.Bootstrap
 }
 
 func pairs(env map[string]string) []string {
@@ -348,6 +372,12 @@ func (d *Deployment) Close() {
 	}
 	if d.Kafka != nil {
 		d.Kafka.Close()
+	}
+	if d.Proxy != nil {
+		d.Proxy.Close()
+	}
+	if d.Disk != nil {
+		d.Disk.Close()
 	}
 	if d.temp {
 		os.RemoveAll(d.Dir)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"slices"
@@ -40,8 +41,9 @@ const (
 type Proxy struct {
 	fronts []*front
 
-	mu    sync.Mutex
-	rules []*Rule
+	mu     sync.Mutex
+	rules  []*Rule
+	clocks []clock // ascending; none: the brokers' own
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -68,6 +70,96 @@ type Rule struct {
 
 // Hits is how many requests it was done to.
 func (r *Rule) Hits() int64 { return r.hits.Load() }
+
+// clock is by how much the brokers' clock is wrong from a moment on.
+type clock struct {
+	from int64 // ms, by the clock that is right
+	off  int64 // ms
+}
+
+// Skew makes the brokers' clocks wrong by so much from now on, as far as the services can see: the append times in produce and fetch answers. A broker in libfaketime starts in more than a minute and misses its own heartbeats; this costs nothing, and a
+// record that was stamped before a jump keeps its stamp.
+func (p *Proxy) Skew(off time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clocks = append(p.clocks, clock{time.Now().UnixMilli(), off.Milliseconds()})
+}
+
+// StampOf is what the services see of a record that the broker stamped at (ms).
+func (p *Proxy) StampOf(at int64) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range slices.Backward(p.clocks) {
+		if at >= c.from {
+			return at + c.off
+		}
+	}
+	return at
+}
+
+func (p *Proxy) skewed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.clocks) > 0
+}
+
+// restamp turns the broker's times in an answer into those of its wrong clock.
+func (p *Proxy) restamp(q *request, answer []byte) ([]byte, error) {
+	if q.key != APIProduce && q.key != APIFetch {
+		return answer, nil
+	}
+	m := kmsg.ResponseForKey(q.key)
+	m.SetVersion(q.version)
+	body := answer[8:]
+	if m.IsFlexible() {
+		body = body[1:]
+	}
+	if err := m.ReadFrom(body); err != nil {
+		return nil, fmt.Errorf("proxy: answer to %d v%d: %w", q.key, q.version, err)
+	}
+	switch m := m.(type) {
+	case *kmsg.ProduceResponse:
+		for i := range m.Topics {
+			for j := range m.Topics[i].Partitions {
+				if r := &m.Topics[i].Partitions[j]; r.LogAppendTime > 0 {
+					r.LogAppendTime = p.StampOf(r.LogAppendTime)
+				}
+			}
+		}
+	case *kmsg.FetchResponse:
+		for i := range m.Topics {
+			for j := range m.Topics[i].Partitions {
+				p.restampBatches(m.Topics[i].Partitions[j].RecordBatches)
+			}
+		}
+	}
+	return q.encode(m), nil
+}
+
+// stamped is restamp for a request as it came.
+func (p *Proxy) stamped(req, answer []byte) ([]byte, error) {
+	q, err := parseRequest(req)
+	if err != nil {
+		return nil, err
+	}
+	return p.restamp(q, answer)
+}
+
+// restampBatches changes the time of the batches that the broker stamped: those with bit 3 of their attributes. Where it lies: internal/kafka, stamp.
+func (p *Proxy) restampBatches(b []byte) {
+	be := binary.BigEndian
+	for len(b) >= 61 {
+		n := 12 + int(be.Uint32(b[8:]))
+		if n < 61 || n > len(b) {
+			return // the last one may be cut
+		}
+		if be.Uint16(b[21:])&8 != 0 {
+			be.PutUint64(b[35:], uint64(p.StampOf(int64(be.Uint64(b[35:])))))
+			be.PutUint32(b[17:], crc32.Checksum(b[21:n], crc32.MakeTable(crc32.Castagnoli)))
+		}
+		b = b[n:]
+	}
+}
 
 // front is the port for one broker.
 type front struct {
@@ -272,6 +364,11 @@ func (f *front) serve(client net.Conn, e *era) {
 		answer, err := f.p.pass(req, broker, back)
 		if err != nil {
 			return
+		}
+		if f.p.skewed() {
+			if answer, err = f.p.stamped(req, answer); err != nil {
+				return
+			}
 		}
 		if e.isSilent() { // it fell while the broker was at work: the answer is lost on its way
 			io.Copy(io.Discard, client)
