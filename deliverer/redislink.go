@@ -16,7 +16,7 @@ import (
 
 // link is one connection to Redis with a budget and a breaker: a batch of commands goes out, its answers come back, or the batch does without.
 //
-//	do ── holds mu ── uses conn ─ or takes what dial has brought ─ or starts dial, waits for it within its budget
+//	do ── has the turn ── uses conn ─ or takes what dial has brought ─ or starts dial, waits for it within its budget
 //	                              dial: one goroutine, ended by close
 //
 // After a failure the connection is closed, since nobody knows which answers are still on their way, and nothing is tried for a while: 100 ms, doubling
@@ -26,7 +26,9 @@ type link struct {
 	secure *tls.Config // nil: plain text
 	log    *zap.Logger
 
-	mu      sync.Mutex // held for a whole round trip: answers come in order
+	// held for a whole round trip, since answers come in order: a channel and not a mutex, so that virtual time passes for who waits for it
+	turn chan struct{}
+
 	conn    net.Conn
 	replies replies
 	out     []byte
@@ -58,7 +60,7 @@ var (
 )
 
 func newLink(cfg RedisConfig, secure *tls.Config, log *zap.Logger) *link {
-	l := &link{cfg: cfg, secure: secure, log: log}
+	l := &link{cfg: cfg, secure: secure, log: log, turn: make(chan struct{}, 1)}
 	l.stop, l.cancel = context.WithCancel(context.Background())
 	l.replies.br = bufio.NewReaderSize(nil, 32<<10)
 	return l
@@ -67,8 +69,8 @@ func newLink(cfg RedisConfig, secure *tls.Config, log *zap.Logger) *link {
 func (l *link) close() {
 	l.cancel()
 	l.ended.Wait() // a dial that is under way ends by its context
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
 	l.disconnect()
 	if l.dialled != nil {
 		if c := <-l.dialled; c != nil {
@@ -79,8 +81,8 @@ func (l *link) close() {
 }
 
 func (l *link) whileLocked(f func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
 	f()
 }
 
@@ -90,8 +92,8 @@ func (l *link) do(ctx context.Context, build func([]byte) (b []byte, commands in
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
 	if !time.Now().Before(deadline) {
 		return errRedisBudget // a queue of batches must not add up its waits; Redis itself is not to blame
 	}

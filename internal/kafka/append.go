@@ -96,7 +96,8 @@ type Appender struct {
 	parts   map[TP]*part
 	senders map[string]*sender // by address of the leader; "": those whose leader is not known
 
-	producerMu sync.Mutex // held over the round trip that gets a producer id
+	// asking is held over the round trip that gets a producer id: a channel and not a mutex, so that virtual time passes for who waits for it.
+	asking     chan struct{}
 	producer   int64
 	epoch      int16
 	generation int // how many producer ids we had
@@ -152,7 +153,7 @@ type sender struct {
 
 // NewAppender makes an Appender; it ends with the Client.
 func (c *Client) NewAppender(cfg AppenderConfig) *Appender {
-	return &Appender{c: c, cfg: cfg, parts: map[TP]*part{}, senders: map[string]*sender{}}
+	return &Appender{c: c, cfg: cfg, parts: map[TP]*part{}, senders: map[string]*sender{}, asking: make(chan struct{}, 1)}
 }
 
 // Append writes all records, and returns when each is acknowledged, refused, or ctx has ended; transient errors are tried again until then.
@@ -486,8 +487,8 @@ func (a *Appender) seal(batch []*pending) error {
 
 // newProducer moves a partition to a producer id that it has not used before.
 func (a *Appender) newProducer(p *part) error {
-	a.producerMu.Lock()
-	defer a.producerMu.Unlock()
+	a.asking <- struct{}{}
+	defer func() { <-a.asking }()
 	if a.generation == 0 || a.generation <= p.generation {
 		// -1 asks for an id; the zero value would claim producer 0 and be fenced for ever.
 		m, err := a.c.ask(a.c.ctx, a.c.broker(), &initproducerid.Request{ProducerID: -1, ProducerEpoch: -1, TransactionTimeoutMs: 60_000}, requestTimeout)

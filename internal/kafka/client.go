@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -25,6 +26,10 @@ type Options struct {
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
 	Log      *zap.Logger // nil: none
 	ClientID string      // default "hookferry"
+	// Heartbeat is how often a member of a group shows that it lives, and how soon it learns that another joins or leaves; 0: 100 ms. LeastWait is the least
+	// time that a broker holds an empty fetch; 0: none. Worlds in virtual time, where hours of idling must cost little, set them.
+	Heartbeat time.Duration
+	LeastWait time.Duration
 }
 
 // Client is one process's access to a cluster. Safe for concurrent use.
@@ -33,6 +38,7 @@ type Client struct {
 	names    Names
 	clientID string
 	log      *zap.Logger
+	calm     struct{ heartbeat, leastWait time.Duration }
 	dialNet  func(ctx context.Context, network, addr string) (net.Conn, error)
 	tls      *tls.Config
 	sasl     sasl.Mechanism
@@ -68,6 +74,7 @@ func Open(cfg Config, o Options) (*Client, error) {
 	if c.clientID == "" {
 		c.clientID = "hookferry"
 	}
+	c.calm.heartbeat, c.calm.leastWait = cmp.Or(o.Heartbeat, heartbeat), o.LeastWait
 	if c.log == nil {
 		c.log = zap.NewNop()
 	}

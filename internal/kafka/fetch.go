@@ -188,6 +188,7 @@ func (c *Client) NewFetcher(fc FetchConfig) *Fetcher {
 	if fc.MaxWait <= 0 {
 		fc.MaxWait = 500 * time.Millisecond
 	}
+	fc.MaxWait = max(fc.MaxWait, c.calm.leastWait)
 	if fc.LeftOut == 0 {
 		fc.LeftOut = leftOutWait
 	}

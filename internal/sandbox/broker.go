@@ -14,7 +14,8 @@ type BrokerConfig struct {
 	// Virtual: on a network in memory, so that a testing/synctest bubble can hold the broker and everything that talks to it.
 	// Then Broker.Dial must be used to reach it.
 	Virtual bool
-	Dir     string // where records are kept across restarts; empty: nowhere
+	Network *Network // where it listens; nil: as Virtual says
+	Dir     string   // where records are kept across restarts; empty: nowhere
 	// Options are passed on to kfake, for the rare test that needs more (SASL, TLS, faults).
 	Options []kfake.Opt
 }
@@ -36,13 +37,18 @@ func StartBroker(c BrokerConfig) (*Broker, error) {
 	n := max(1, c.Brokers)
 	opts := []kfake.Opt{kfake.NumBrokers(n), kfake.GroupMinSessionTimeout(1)}
 	b := &Broker{}
-	if c.Virtual {
-		network := new(kfake.VirtualNetwork)
+	if c.Virtual || c.Network != nil {
 		ports := make([]int, n)
 		for i := range ports {
 			ports[i] = virtualPort + i
 		}
-		opts = append(opts, kfake.ListenFn(network.Listen), kfake.Ports(ports...))
+		opts = append(opts, kfake.Ports(ports...))
+	}
+	if c.Network != nil {
+		opts = append(opts, kfake.ListenFn(c.Network.Listen))
+	} else if c.Virtual {
+		network := new(kfake.VirtualNetwork)
+		opts = append(opts, kfake.ListenFn(network.Listen))
 		b.Dial = network.DialContext
 	}
 	if c.Dir != "" {

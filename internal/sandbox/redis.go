@@ -13,7 +13,8 @@ import (
 
 // RedisConfig says what kind of Redis to start.
 type RedisConfig struct {
-	Virtual bool // over pipes; then Redis.Dial must be used to reach it
+	Virtual bool     // over pipes; then Redis.Dial must be used to reach it
+	Network *Network // where it listens; nil: as Virtual says. Stop has no effect on it: cut its hosts off
 }
 
 // Redis is a Redis in memory. What is in it expires by the clock, virtual or not.
@@ -36,6 +37,15 @@ const virtualRedis = "127.0.0.1:6379"
 func StartRedis(c RedisConfig) (*Redis, error) {
 	r := &Redis{mini: miniredis.NewMiniRedis(), virtual: c.Virtual}
 	r.mini.ClockTTL(true)
+	if c.Network != nil {
+		first, err := r.mini.Dial() // starts a server without a listener
+		if err != nil {
+			return nil, err
+		}
+		first.Close()
+		r.Addr, r.virtual = virtualRedis, true
+		return r, c.Network.Serve(r.Addr, func(c net.Conn) { r.mini.Server().ServeConn(c) })
+	}
 	if c.Virtual {
 		r.Addr, r.Dial = virtualRedis, r.dialPipe
 		return r, nil

@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,8 @@ type Owner interface{ Owns(partition int32) bool }
 // Options of a Table. The zero value serves.
 type Options struct {
 	Log *zap.Logger // nil: none
+	// AskEvery is how often the table asks where the topic ends; 0: 200 ms. A router's must stay well below a second. Worlds in virtual time set it.
+	AskEvery time.Duration
 }
 
 // Table holds all subscriptions as the log has them. One per process; Run keeps it up to date:
@@ -47,6 +50,7 @@ type Table struct {
 	log     *zap.Logger
 	topic   string
 	lag     time.Duration // min.compaction.lag.ms of the topic
+	every   time.Duration
 	append  *kafka.Appender
 
 	ids   [shards]idShard
@@ -84,7 +88,7 @@ type slot struct {
 
 // NewTable makes a table that is empty until Run. Without a keyring (nil) it works, but no Live can open its secrets.
 func NewTable(c *kafka.Client, k *secrets.Keyring, o Options) *Table {
-	t := &Table{c: c, keyring: k, log: o.Log, seed: maphash.MakeSeed(), index: newIndex(), moved: make(chan struct{}),
+	t := &Table{c: c, keyring: k, log: o.Log, every: cmp.Or(o.AskEvery, askEvery), seed: maphash.MakeSeed(), index: newIndex(), moved: make(chan struct{}),
 		watchers: map[string]chan bool{}, keyIDs: map[string]string{}, loaded: make(chan struct{})}
 	if t.log == nil {
 		t.log = zap.NewNop()
@@ -187,7 +191,7 @@ func (t *Table) beginning(ctx context.Context) (map[int32]int64, error) {
 		if !said {
 			t.log.Warn("the subscriptions cannot be read yet", zap.Error(err))
 		}
-		wait(ctx, askEvery)
+		wait(ctx, t.every)
 	}
 }
 
@@ -227,7 +231,7 @@ func (t *Table) watchEnd(ctx context.Context) {
 				t.log.Info("the subscriptions are fresh again")
 			}
 		}
-		wait(ctx, askEvery)
+		wait(ctx, t.every)
 	}
 }
 
