@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/subscriptions"
 )
 
@@ -90,11 +91,13 @@ func (c *clerk) write(ctx context.Context, id string, n note) (ok bool) {
 	}
 	bounded, cancel := context.WithTimeout(ctx, clerkMost)
 	defer cancel()
-	var err error
-	if n.disable != "" {
-		err = c.writer.Disable(bounded, id, n.disable)
-	} else {
-		err = c.writer.SetFailing(bounded, id, n.failing)
+	err := fault.Before(fault.ClerkWrite)
+	switch {
+	case err != nil:
+	case n.disable != "":
+		err = fault.After(fault.ClerkWrite, c.writer.Disable(bounded, id, n.disable))
+	default:
+		err = fault.After(fault.ClerkWrite, c.writer.SetFailing(bounded, id, n.failing))
 	}
 	if err != nil {
 		if ctx.Err() == nil {

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 )
 
@@ -49,7 +50,7 @@ func (d *Deliverer) generations(reading, writing context.Context, group *kafka.G
 		}
 		d.lease.frozen.Store(true)
 		d.drainWithin(drainMost)
-		if err := d.commit(writing, gen, true); err != nil {
+		if err := d.commit(writing, gen, true, fault.DelivererLastCommit); err != nil {
 			d.log.Warn("the last commit of a generation failed; its successor asks the marks", zap.Error(err))
 		}
 		gen.Release()
@@ -79,7 +80,7 @@ func (d *Deliverer) serve(reading, writing context.Context, gen *kafka.Generatio
 			return
 		case <-tick.C:
 		}
-		if err := d.commit(writing, gen, false); errors.Is(err, kafka.ErrFenced) {
+		if err := d.commit(writing, gen, false, fault.DelivererCommit); errors.Is(err, kafka.ErrFenced) {
 			d.lease.end()
 			d.log.Warn("fenced: another member owns our partitions")
 			return
@@ -151,6 +152,7 @@ func (d *Deliverer) begin(ctx context.Context, gen *kafka.Generation) error {
 			lost++
 		}
 	}
+	fault.Before(fault.DelivererTake)
 	d.parts.Store(&next)
 	d.lastGen = gen.ID
 	if lost > 0 {
@@ -172,9 +174,10 @@ func (d *Deliverer) begin(ctx context.Context, gen *kafka.Generation) error {
 	}
 	d.hot.Assign(hot)
 	d.cold.Assign(cold)
+	fault.After(fault.DelivererTake, nil)
 	d.lease.frozen.Store(false)
 	d.log.Info("a generation of the group begins", zap.Int32("generation", gen.ID), zap.Int("partitions", len(next)), zap.Int("fresh", len(fresh)), zap.Int("lost", lost))
-	if err := d.commit(ctx, gen, true); err != nil {
+	if err := d.commit(ctx, gen, true, fault.DelivererFirstCommit); err != nil {
 		d.log.Warn("the first commit of a generation failed; trying again", zap.Error(err))
 	}
 	now := time.Now()
@@ -262,7 +265,7 @@ func (d *Deliverer) open(ctx context.Context, fresh map[kafka.TP]kafka.Committed
 }
 
 // commit commits what has changed since the last commit, and at least one partition, because an accepted commit is what the lease rests on.
-func (d *Deliverer) commit(ctx context.Context, gen *kafka.Generation, all bool) error {
+func (d *Deliverer) commit(ctx context.Context, gen *kafka.Generation, all bool, at fault.Point) error {
 	now := time.Now()
 	parts := *d.parts.Load()
 	flying := d.flying()
@@ -292,7 +295,10 @@ func (d *Deliverer) commit(ctx context.Context, gen *kafka.Generation, all bool)
 	}
 	bounded, cancel := context.WithTimeout(ctx, commitMost)
 	defer cancel()
-	if err := gen.Commit(bounded, offsets); err != nil {
+	if err := fault.Before(at); err != nil {
+		return err
+	}
+	if err := fault.After(at, gen.Commit(bounded, offsets)); err != nil {
 		return err
 	}
 	for tp, c := range offsets {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -319,8 +320,11 @@ func writeOrder(ctx context.Context, c *kafka.Client, o *schemas.Replay) error {
 	key := []byte(o.ID)
 	var r kafka.Records
 	r.Add(kafka.TP{Topic: c.Topics().Replays, Partition: kafka.Partition(key, c.Config().Partitions)}, key, nil, schemas.AppendReplay(nil, o))
+	if err := fault.Before(fault.RedriveOrder); err != nil {
+		return err
+	}
 	_, err := c.NewAppender(kafka.AppenderConfig{}).Append(ctx, &r)
-	return err
+	return fault.After(fault.RedriveOrder, err)
 }
 
 // RedriveState is how far an order has come.

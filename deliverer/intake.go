@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -66,7 +67,9 @@ func (in *intake) handle(ctx context.Context, bs []kafka.Batch) error {
 			if err := in.d.memory.wait(ctx); err != nil {
 				return nil // stopping: what was not taken in is read again
 			}
+			fault.Before(fault.IntakeTake)
 			n, on := in.take(p, b, rest)
+			fault.After(fault.IntakeTake, nil)
 			if len(in.items) >= intakeMost {
 				in.settle(ctx)
 			}
@@ -95,7 +98,9 @@ func (in *intake) take(p *part, b *kafka.Batch, rs []kafka.Record) (n int, on bo
 		}
 		if p.tier > 0 {
 			if at := readyAt(r.Time, p.tier, skew); at.After(now) {
+				fault.Before(fault.IntakePark)
 				in.park(p, r.Offset, at)
+				fault.After(fault.IntakePark, nil)
 				return n, false
 			}
 		}
@@ -194,9 +199,11 @@ func (in *intake) settle(ctx context.Context) {
 	now := time.Now()
 	for i, it := range in.items {
 		if in.seen[i] {
+			fault.Before(fault.IntakeSeen)
 			d.metrics.skipped.Inc()
 			d.finishOffset(it.part, it.offset)
 			d.memory.release(it)
+			fault.After(fault.IntakeSeen, nil)
 			continue
 		}
 		if it.out.verdict != "" {
@@ -211,7 +218,9 @@ func (in *intake) settle(ctx context.Context) {
 	}
 	in.catchUp(ctx)
 	for _, l := range in.touched {
+		fault.Before(fault.IntakePlace)
 		in.place(l, in.byLane[l], now)
+		fault.After(fault.IntakePlace, nil)
 		clear(in.byLane[l])
 		in.byLane[l] = in.byLane[l][:0]
 	}

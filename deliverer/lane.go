@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -474,7 +475,9 @@ func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now t
 		rate = 0
 	}
 	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: now.Add(postponeFor(least, it.Postponed, l.backlog, rate, l.d.tiers))}
+	fault.Before(fault.LaneHandBack)
 	l.d.collect(it)
+	fault.After(fault.LaneHandBack, nil)
 }
 
 // drop forgets an item whose partition belongs to another process now: that one has it. A copy that is still ours takes its place.
@@ -539,7 +542,9 @@ func (l *lane) try(s *sender, it *item) {
 	s.j = Judgement{}
 	set := l.settingsNow()
 	if l.endsUnsent(it, set) {
+		fault.Before(fault.LaneEnds)
 		l.d.collect(it)
+		fault.After(fault.LaneEnds, nil)
 		return
 	}
 	now := time.Now()
@@ -551,7 +556,9 @@ func (l *lane) try(s *sender, it *item) {
 		s.answer = Answer{Failure: set.failure, Detail: set.detail, LogDetail: set.err.Error(), Body: s.answer.Body[:0]}
 	} else {
 		l.d.inFlight.Add(1)
+		fault.Before(fault.LaneSend)
 		l.conns.Post(set.target, s.scratch, &it.Task, now, it.until, &s.answer)
+		fault.After(fault.LaneSend, nil)
 		l.d.inFlight.Add(-1)
 	}
 	if l.d.aborted.Load() { // we cut the connection ourselves: that is nobody's failure
@@ -569,7 +576,9 @@ func (l *lane) try(s *sender, it *item) {
 	if s.j.Disable {
 		l.d.clerk.disable(l.id, string(s.j.Reason))
 	}
+	fault.Before(fault.LaneCollect)
 	l.d.collect(it)
+	fault.After(fault.LaneCollect, nil)
 }
 
 // endsUnsent decides what ends without a send, whatever the lane's state.

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 )
 
@@ -277,11 +278,13 @@ func (r *Router) generation(ctx, background context.Context, gen *kafka.Generati
 			mine[tp.Partition] = true
 		}
 	}
+	fault.Before(fault.RouterTake)
 	pos := r.owned.take(starts, mine)
 	defer r.owned.shut()
 	r.fetcher.Assign(pos)
+	fault.After(fault.RouterTake, nil)
 	r.joined.Store(true)
-	r.commit(background, gen) // where a partition begins is known to the group before anything of it is routed
+	r.commit(background, gen, fault.RouterFirstCommit) // where a partition begins is known to the group before anything of it is routed
 	r.log.Info("owns source partitions", zap.Int32("generation", gen.ID), zap.Int("partitions", len(starts)), zap.Int("undecodable", len(mine)))
 	r.reroute.wake()
 	tick := time.NewTicker(r.cfg.CommitInterval)
@@ -293,28 +296,32 @@ func (r *Router) generation(ctx, background context.Context, gen *kafka.Generati
 			if r.owned.unpark(func(p *partition) bool { return p.waits == nil && !now.Before(p.until) }) {
 				r.fetcher.Wake()
 			}
-			r.commit(background, gen)
+			r.commit(background, gen, fault.RouterCommit)
 		case <-gen.Done():
 			r.owned.shut()
-			r.commit(background, gen)
+			r.commit(background, gen, fault.RouterLastCommit)
 			return
 		case <-ctx.Done():
 			<-fetched // handle finishes what it has at hand, within grace
-			r.commit(background, gen)
+			r.commit(background, gen, fault.RouterLastCommit)
 			return
 		}
 	}
 }
 
 // commit tells the group what is done. An error is not fatal: the next tick commits more, or the generation is over and Done says so.
-func (r *Router) commit(ctx context.Context, gen *kafka.Generation) {
+func (r *Router) commit(ctx context.Context, gen *kafka.Generation, at fault.Point) {
 	offsets := r.owned.due()
 	if len(offsets) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := gen.Commit(ctx, offsets); err != nil {
+	err := fault.Before(at)
+	if err == nil {
+		err = fault.After(at, gen.Commit(ctx, offsets))
+	}
+	if err != nil {
 		if !errors.Is(err, kafka.ErrFenced) {
 			r.log.Warn("offsets were not committed: they go with the next commit", zap.Error(err))
 		}

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/schemas"
@@ -193,7 +194,11 @@ func (p *pass) flush(ctx context.Context) (tasksErr, badErr error) {
 	defer p.reset()
 	n := p.tasks.Len()
 	if n > 0 {
-		if _, tasksErr = p.appender.Append(ctx, &p.tasks); tasksErr != nil {
+		if tasksErr = fault.Before(fault.RouterTasks); tasksErr == nil {
+			_, tasksErr = p.appender.Append(ctx, &p.tasks)
+			tasksErr = fault.After(fault.RouterTasks, tasksErr)
+		}
+		if tasksErr != nil {
 			return tasksErr, nil
 		}
 	}
@@ -204,7 +209,10 @@ func (p *pass) flush(ctx context.Context) (tasksErr, badErr error) {
 		p.metrics.seconds.Observe(float64(now-at) / 1000)
 	}
 	if p.bad.Len() > 0 {
-		_, badErr = p.appender.Append(ctx, &p.bad)
+		if badErr = fault.Before(fault.RouterUndecodable); badErr == nil {
+			_, badErr = p.appender.Append(ctx, &p.bad)
+			badErr = fault.After(fault.RouterUndecodable, badErr)
+		}
 	}
 	return nil, badErr
 }

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -285,8 +286,13 @@ func (w *rerouter) batch(ctx context.Context, o *schemas.Replay, p *progress, b 
 			}
 		}
 	}
-	if tasksErr, badErr := w.pass.flush(ctx); tasksErr != nil || badErr != nil {
-		return errors.Join(tasksErr, badErr)
+	if err := fault.Before(fault.RerouteTasks); err != nil {
+		w.pass.reset()
+		return err
+	}
+	tasksErr, badErr := w.pass.flush(ctx)
+	if err := fault.After(fault.RerouteTasks, errors.Join(tasksErr, badErr)); err != nil {
+		return err
 	}
 	p.Next = b.Next
 	if err := w.save(ctx, p, end); err != nil {
@@ -342,7 +348,11 @@ func (w *rerouter) save(ctx context.Context, p *progress, end int64) error {
 	key := progressKey(p.Replay, p.Partition)
 	w.out.Reset()
 	w.out.Add(kafka.TP{Topic: w.r.topics.Progress, Partition: kafka.Partition(key, w.r.counts[w.r.topics.Progress])}, key, nil, schemas.AppendProgress(nil, p))
-	if _, err := w.r.appender.Append(ctx, &w.out); err != nil {
+	if err := fault.Before(fault.RerouteProgress); err != nil {
+		return err
+	}
+	_, err := w.r.appender.Append(ctx, &w.out)
+	if err = fault.After(fault.RerouteProgress, err); err != nil {
 		return err
 	}
 	c := *p
@@ -452,8 +462,11 @@ func writeReplay(ctx context.Context, c *kafka.Client, o *schemas.Replay) error 
 	}
 	var rs kafka.Records
 	rs.Add(kafka.TP{Topic: topic, Partition: kafka.Partition([]byte(o.ID), n)}, []byte(o.ID), nil, schemas.AppendReplay(nil, o))
+	if err := fault.Before(fault.RerouteOrder); err != nil {
+		return err
+	}
 	_, err = c.NewAppender(kafka.AppenderConfig{}).Append(ctx, &rs)
-	return err
+	return fault.After(fault.RerouteOrder, err)
 }
 
 // newReplayID makes "rpl_" and 26 characters: 130 bits, so that ids never meet by chance.

@@ -39,6 +39,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/schemas"
@@ -222,8 +223,10 @@ func (r *Router) batch(ctx, writing context.Context, p *partition, b *kafka.Batc
 		out := r.live.event(&src, rec.Value, now)
 		switch {
 		case out.wait != nil:
+			fault.Before(fault.RouterPark)
 			r.owned.park(p, items[at].next, r.schemas.whyOf(out.wait), out.wait, time.Time{})
 			r.fetcher.Seek(p.tp, items[at].next)
+			fault.After(fault.RouterPark, nil)
 			// The answer may have come between find and park: then nobody would wake the partition.
 			if reader, reason, _ := r.schemas.find(out.wait.frame); reader != nil || reason != "" {
 				r.schemaSettled(out.wait)
@@ -258,9 +261,11 @@ func (r *Router) batch(ctx, writing context.Context, p *partition, b *kafka.Batc
 func (r *Router) finish(ctx context.Context, items []item) bool {
 	tasksErr, badErr := r.live.flush(ctx)
 	if tasksErr == nil && badErr == nil {
+		fault.Before(fault.RouterDone)
 		for _, it := range items {
 			r.owned.done(it.p, it.next)
 		}
+		fault.After(fault.RouterDone, nil)
 		return true
 	}
 	r.metrics.repeats.Inc()

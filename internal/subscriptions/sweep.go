@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -104,7 +105,12 @@ func (t *Table) sweep(ctx context.Context) {
 			continue
 		}
 		n := r.Len()
-		if _, err := t.append.Append(ctx, &r); err != nil && ctx.Err() == nil {
+		err := fault.Before(fault.SubscriptionSweep)
+		if err == nil {
+			_, err = t.append.Append(ctx, &r)
+			err = fault.After(fault.SubscriptionSweep, err)
+		}
+		if err != nil && ctx.Err() == nil {
 			t.log.Warn("repairs and tombstones of subscriptions could not be written; they will be tried again", zap.Error(err))
 		} else {
 			t.log.Info("swept the subscriptions", zap.Int("records", n))

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/schemas"
@@ -291,11 +292,16 @@ func (t *Table) readTo(ctx context.Context, partition int32, end int64) error {
 func (t *Table) handle(_ context.Context, bs []kafka.Batch) error {
 	for i := range bs {
 		b := &bs[i]
+		if len(b.Records) == 0 {
+			continue
+		}
+		fault.Before(fault.TableApply)
 		for j := range b.Records {
 			if err := t.apply(b.Partition, &b.Records[j]); err != nil {
 				return fmt.Errorf("%s/%d at %d: %w", b.Topic, b.Partition, b.Records[j].Offset, err)
 			}
 		}
+		fault.After(fault.TableApply, nil)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

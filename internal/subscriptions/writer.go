@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hookferry/hookferry/deliverer/egress"
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/schemas"
@@ -121,7 +122,10 @@ func (w *Writer) createOnce(ctx context.Context, d Draft) (l *Live, plain secret
 		})
 	}
 	if err == nil {
-		if err = w.withdrawTwin(ctx, l); errors.Is(err, errTwin) {
+		if err = fault.Before(fault.SubscriptionTwin); err == nil {
+			err = fault.After(fault.SubscriptionTwin, w.withdrawTwin(ctx, l))
+		}
+		if errors.Is(err, errTwin) {
 			l = nil
 		}
 	} else if l == nil && errors.Is(err, ErrUnknown) { // even the first write may have come through
@@ -283,7 +287,10 @@ func (w *Writer) writeTimed(ctx context.Context, s *schemas.Subscription) (*Live
 	tp := w.table.place(s.ID)
 	var r kafka.Records
 	r.Add(tp, []byte(s.ID), nil, schemas.AppendSubscription(nil, s))
-	acks, err := w.append.Append(ctx, &r)
+	acks, err := []kafka.Ack(nil), fault.Before(fault.SubscriptionWrite)
+	if err == nil {
+		acks, err = w.append.Append(ctx, &r)
+	}
 	if err != nil {
 		var p *kafka.PartitionError
 		if errors.As(err, &p) && p.Unknown {
@@ -296,7 +303,7 @@ func (w *Writer) writeTimed(ctx context.Context, s *schemas.Subscription) (*Live
 		a.earliest = begun
 	}
 	a.latest = a.earliest.Add(a.here.Sub(begun))
-	if err := w.readBack(ctx, tp, acks[0].Base); err != nil {
+	if err := fault.After(fault.SubscriptionWrite, w.readBack(ctx, tp, acks[0].Base)); err != nil {
 		return nil, acked{}, fmt.Errorf("%w (%v)", ErrUnknown, err)
 	}
 	select {
@@ -396,8 +403,11 @@ func (w *Writer) repair(ctx context.Context, id string) error {
 	if r.Len() == 0 {
 		return nil
 	}
+	if err := fault.Before(fault.SubscriptionRepair); err != nil {
+		return err
+	}
 	_, err := w.append.Append(ctx, &r)
-	return err
+	return fault.After(fault.SubscriptionRepair, err)
 }
 
 // Update changes a subscription and returns what stands then. Whoever changes it at the same time loses nothing: both changes are made, one after the other.

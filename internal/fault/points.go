@@ -1,0 +1,148 @@
+package fault
+
+// Point names a step. The names and sentences stand in Points, which nothing in an ordinary build refers to, so that the linker leaves it out.
+type Point uint8
+
+const (
+	RouterTake Point = iota
+	RouterFirstCommit
+	RouterCommit
+	RouterLastCommit
+	RouterTasks
+	RouterUndecodable
+	RouterDone
+	RouterPark
+	RerouteOrder
+	RerouteTasks
+	RerouteProgress
+
+	DelivererTake
+	DelivererFirstCommit
+	DelivererCommit
+	DelivererLastCommit
+	IntakeTake
+	IntakeSeen
+	IntakePlace
+	IntakePark
+	LaneHandBack
+	LaneEnds
+	LaneSend
+	LaneCollect
+	FlushLater
+	FlushAttempts
+	FlushMarks
+	FlushFinish
+	KeeperDue
+	KeeperSettled
+	RedriveOrder
+	RedriveTasks
+	RedriveProgress
+	ClerkWrite
+
+	SubscriptionWrite
+	SubscriptionTwin
+	SubscriptionRepair
+	SubscriptionSweep
+	TableApply
+
+	KafkaProducer
+	KafkaProduce
+	KafkaCommitted
+	KafkaCommit
+	KafkaRelease
+
+	count
+)
+
+// Info is what there is to know of a point.
+type Info struct {
+	Name  string
+	File  string // where it stands, from the root of the module
+	Moves string // what the step moves, from where to where
+	Fails bool   // the step can fail, so an error can be injected
+}
+
+// Points is the list.
+var Points = [count]Info{
+	RouterTake:        {"router.take", "router/owned.go", "positions of source partitions: from the group's commits into this router's memory", false},
+	RouterFirstCommit: {"router.first-commit", "router/owned.go", "where a partition begins: from memory to the group, before anything of it is routed", true},
+	RouterCommit:      {"router.commit", "router/owned.go", "what is routed: from memory to the group, twice a second", true},
+	RouterLastCommit:  {"router.last-commit", "router/owned.go", "what is routed: from memory to the group, before others may have the partitions", true},
+	RouterTasks:       {"router.tasks", "router/pass.go", "the tasks of a flush: from memory to `retry`", true},
+	RouterUndecodable: {"router.undecodable", "router/pass.go", "the undecodable records of a flush: from memory to `undecodable`", true},
+	RouterDone:        {"router.done", "router/router.go", "a flushed batch: counted as done, so that the next commit names what lies behind it", false},
+	RouterPark:        {"router.park", "router/router.go", "a batch that waits for a schema: dropped from memory, its partition set back to its first record", false},
+	RerouteOrder:      {"reroute.order", "router/reroute.go", "the order of a reroute, or its end: from a command to `replays`", true},
+	RerouteTasks:      {"reroute.tasks", "router/reroute.go", "the tasks of rerouted records: from memory to `retry`", true},
+	RerouteProgress:   {"reroute.progress", "router/reroute.go", "how far a reroute has come: from memory to `progress`", true},
+
+	DelivererTake:        {"deliverer.take", "deliverer/generation.go", "the partitions of a generation: from the group into this deliverer's memory, kept, begun or given up", false},
+	DelivererFirstCommit: {"deliverer.first-commit", "deliverer/generation.go", "what is finished and under way: from memory to the group, as a generation begins; the lease rests on it", true},
+	DelivererCommit:      {"deliverer.commit", "deliverer/generation.go", "what is finished and under way: from memory to the group, twice a second", true},
+	DelivererLastCommit:  {"deliverer.last-commit", "deliverer/generation.go", "what is finished and under way: from memory to the group, before others may have the partitions", true},
+	IntakeTake:           {"intake.take", "deliverer/intake.go", "fetched records of a partition: from `retry`, `replay` or a tier into items, and into the accounting", false},
+	IntakeSeen:           {"intake.seen", "deliverer/intake.go", "a task whose try or end has a mark: counted as finished without a send", false},
+	IntakePlace:          {"intake.place", "deliverer/intake.go", "items of a batch: into the lane of their subscription", false},
+	IntakePark:           {"intake.park", "deliverer/intake.go", "a tier's partition whose head is not ready: left out of the fetches, its position set back", false},
+	LaneHandBack:         {"lane.hand-back", "deliverer/lane.go", "a task that may not be sent for now: from the line to the collector, postponed", false},
+	LaneEnds:             {"lane.ends", "deliverer/lane.go", "a task that ends without a send (deleted, paused, too large): from the sender to the collector", false},
+	LaneSend:             {"lane.send", "deliverer/lane.go", "a task: to its receiver", false},
+	LaneCollect:          {"lane.collect", "deliverer/lane.go", "the outcome of a try: from the sender to the collector", false},
+	FlushLater:           {"flush.later", "deliverer/flush.go", "what goes on of tasks: from memory to the tiers and to `dead`", true},
+	FlushAttempts:        {"flush.attempts", "deliverer/flush.go", "what was tried: from memory to `attempts`", true},
+	FlushMarks:           {"flush.marks", "deliverer/flush.go", "the marks of what is durable: from memory to Redis", true},
+	FlushFinish:          {"flush.finish", "deliverer/flush.go", "written and marked tasks: counted as finished, so that the next commit names what lies behind them", false},
+	KeeperDue:            {"keeper.due", "deliverer/keeper.go", "tasks whose time has come: from the clock into their lanes", false},
+	KeeperSettled:        {"keeper.settled", "deliverer/keeper.go", "tasks that the owner before was sending: looked up again, then ended, tried or waited for", false},
+	RedriveOrder:         {"redrive.order", "deliverer/inspect.go", "the order of a redrive, or its end: from a command to `replays`", true},
+	RedriveTasks:         {"redrive.tasks", "deliverer/redrive.go", "dead letters as tasks of a new round: from `dead` to the smallest tier", true},
+	RedriveProgress:      {"redrive.progress", "deliverer/redrive.go", "how far a redrive has come: from memory to `progress`", true},
+	ClerkWrite:           {"clerk.write", "deliverer/clerk.go", "what the deliverer learned of a subscription (failing, disabled): from memory to its record", true},
+
+	SubscriptionWrite:  {"subscription.write", "internal/subscriptions/writer.go", "a new version of a subscription: from a writer to `subscriptions`", true},
+	SubscriptionTwin:   {"subscription.twin", "internal/subscriptions/writer.go", "a new subscription: looked at once more for a twin of its name, and withdrawn if there is one", true},
+	SubscriptionRepair: {"subscription.repair", "internal/subscriptions/writer.go", "what stands, after a lost race: restated behind the refused record in `subscriptions`", true},
+	SubscriptionSweep:  {"subscription.sweep", "internal/subscriptions/sweep.go", "repairs that no writer made, and tombstones: from a partition's owner to `subscriptions`", true},
+	TableApply:         {"table.apply", "internal/subscriptions/table.go", "fetched records of `subscriptions`: into the table that routers match against and deliverers send by", false},
+
+	KafkaProducer:  {"kafka.producer", "internal/kafka/append.go", "a producer id: from the broker into the appender", true},
+	KafkaProduce:   {"kafka.produce", "internal/kafka/append.go", "the batches of one produce request: from the appender to the log of their leader", true},
+	KafkaCommitted: {"kafka.committed", "internal/kafka/group.go", "committed offsets and their metadata: from the coordinator into a new generation", true},
+	KafkaCommit:    {"kafka.commit", "internal/kafka/group.go", "offsets and their metadata: from a member to the coordinator", true},
+	KafkaRelease:   {"kafka.release", "internal/kafka/group.go", "the partitions of a generation: given back, so that the group goes on", false},
+}
+
+// String is the point's name.
+func (p Point) String() string { return Points[p].Name }
+
+// Named finds a point by its name.
+func Named(name string) (Point, bool) {
+	for i := range Points {
+		if Points[i].Name == name {
+			return Point(i), true
+		}
+	}
+	return 0, false
+}
+
+// Cell is one place of the matrix: a point, a side, and what happens there.
+type Cell struct {
+	Point Point
+	Side  Side
+	Kind  Kind
+}
+
+// Matrix is every cell there is: each point, before and after its step, killed and stalled, and failed where the step can fail.
+func Matrix() []Cell {
+	var out []Cell
+	for i := range Points {
+		for _, side := range []Side{SideBefore, SideAfter} {
+			for _, kind := range []Kind{Kill, Stall, Fail} {
+				if kind != Fail || Points[i].Fails {
+					out = append(out, Cell{Point(i), side, kind})
+				}
+			}
+		}
+	}
+	return out
+}
