@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"net"
 	"strconv"
 	"sync/atomic"
@@ -36,6 +37,7 @@ type Marks struct {
 	seen    *link
 	set     *link
 	armed   armed
+	about   []int // of the batch under way on the set link, by command; like armed it belongs to whoever holds that link
 	lost    atomic.Int64
 	enabled bool
 }
@@ -239,7 +241,8 @@ func (m *Marks) Seen(ctx context.Context, tasks []Mark, seen []bool) (open bool)
 	return err != nil
 }
 
-// Set sets marks whose outcomes are durable. open says that Redis did not say so: some may be missing. One round trip, two after a loss of its keys.
+// Set sets marks whose outcomes are durable. open says that Redis did not say so: some may be missing. One round trip, two after a loss of its keys, one
+// more if keys of ours held something else.
 func (m *Marks) Set(ctx context.Context, ms []Mark) (open bool) {
 	if len(ms) == 0 {
 		return false
@@ -248,30 +251,61 @@ func (m *Marks) Set(ctx context.Context, ms []Mark) (open bool) {
 		return true
 	}
 	hour := time.Now().Unix() / hourSeconds
-	lost := false
-	err := m.set.do(ctx, func(b []byte) ([]byte, int) {
-		if m.armed.hour != hour {
-			m.disarm(hour)
-		}
-		return m.appendSet(b, hour, ms)
-	}, func(r *replies) error {
-		found, err := r.integer() // of EXISTS; SET answers OK, which reads as 1
-		lost = err == nil && found == 0
-		return r.rest(err)
-	})
+	var refused []Mark
+	lost, err := m.setOnce(ctx, hour, nil, ms, &refused)
 	if err != nil {
 		m.set.whileLocked(func() { m.disarm(-1) })
 		return true
 	}
-	if !lost {
-		return false
+	if lost {
+		m.lost.Add(1)
+		m.set.whileLocked(func() { m.disarm(hour) })
+		refused = refused[:0]
+		_, err = m.setOnce(ctx, hour, nil, ms, &refused) // the same marks again: a set does not mind
 	}
-	m.lost.Add(1)
-	err = m.set.do(ctx, func(b []byte) ([]byte, int) {
-		m.disarm(hour)
-		return m.appendSet(b, hour, ms) // the same marks again: a set does not mind
-	}, func(r *replies) error { return r.rest(nil) })
+	if err == nil && len(refused) > 0 {
+		// The name is ours, so what somebody put there may go: it would keep the marks of its bucket away until the hour ends. Another
+		// deliverer that does the same at this moment may lose a mark by it, which errs towards sending.
+		var still []Mark
+		_, err = m.setOnce(ctx, hour, refused, refused, &still)
+		return err != nil || len(still) > 0
+	}
 	return err != nil
+}
+
+// setOnce is one round trip: it removes the buckets of some marks, then sets marks. It appends to refused the marks whose bucket is no set.
+func (m *Marks) setOnce(ctx context.Context, hour int64, remove, ms []Mark, refused *[]Mark) (lost bool, err error) {
+	err = m.set.do(ctx, func(b []byte) ([]byte, int) {
+		if m.armed.hour != hour {
+			m.disarm(hour)
+		}
+		for _, k := range remove {
+			p := m.placeOf(k)
+			m.armed.bucket[p.bucket>>6] &^= 1 << (p.bucket & 63)
+			b = m.appendKey(append(b, "*2\r\n$6\r\nUNLINK\r\n"...), hour, p.bucket)
+		}
+		b = m.appendSet(b, hour, ms)
+		return b, len(remove) + len(m.about)
+	}, func(r *replies) error {
+		for range remove {
+			if _, err := r.integer(); err != nil {
+				return err
+			}
+		}
+		for _, i := range m.about {
+			n, err := r.integer()
+			switch {
+			case err == nil && i == aboutSentry: // of EXISTS; SET answers OK, which reads as 1
+				lost = n == 0
+			case errors.Is(err, errWrongType) && i >= 0:
+				*refused = append(*refused, ms[i])
+			case err != nil:
+				return err
+			}
+		}
+		return nil
+	})
+	return lost, err
 }
 
 // disarm forgets which buckets have their expiry.
@@ -280,9 +314,16 @@ func (m *Marks) disarm(hour int64) {
 	clear(m.armed.bucket)
 }
 
-// appendSet appends the commands of one Set: the sentinel's, then for each mark SADD and, the first time in this hour, the bucket's expiry.
-func (m *Marks) appendSet(b []byte, hour int64, ms []Mark) (_ []byte, commands int) {
-	commands = 1 + len(ms)
+// What a command of a batch is about, if not about setting a mark of that index.
+const (
+	aboutSentry = -1
+	aboutExpiry = -2
+)
+
+// appendSet appends the commands of one Set: the sentinel's, then for each mark SADD and, the first time in this hour, the bucket's expiry. It leaves in
+// about what each is for.
+func (m *Marks) appendSet(b []byte, hour int64, ms []Mark) []byte {
+	m.about = append(m.about[:0], aboutSentry)
 	if m.armed.sentry {
 		b = append(b, "*2\r\n$6\r\nEXISTS\r\n"...)
 		b = appendBulk(b, m.sentry)
@@ -293,20 +334,21 @@ func (m *Marks) appendSet(b []byte, hour int64, ms []Mark) (_ []byte, commands i
 		b = appendBulkInt(b, sentryHours*hourSeconds)
 		m.armed.sentry = true
 	}
-	for _, k := range ms {
+	for i, k := range ms {
 		p := m.placeOf(k)
 		b = append(b, "*3\r\n$4\r\nSADD\r\n"...)
 		b = m.appendKey(b, hour, p.bucket)
 		b = appendBulkInt(b, p.member)
+		m.about = append(m.about, i)
 		if bit := uint64(1) << (p.bucket & 63); m.armed.bucket[p.bucket>>6]&bit == 0 {
 			m.armed.bucket[p.bucket>>6] |= bit
 			b = append(b, "*3\r\n$8\r\nEXPIREAT\r\n"...)
 			b = m.appendKey(b, hour, p.bucket)
 			b = appendBulkInt(b, expiry(hour, p.bucket))
-			commands++
+			m.about = append(m.about, aboutExpiry)
 		}
 	}
-	return b, commands
+	return b
 }
 
 // expiry is when a bucket is forgotten: after the hour in which it is last asked for and the clocks' tolerance, spread so that Redis does not drop

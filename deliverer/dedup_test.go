@@ -136,6 +136,48 @@ func TestDeploymentsThatShareARedisKeepApart(t *testing.T) {
 	}
 }
 
+// Somebody writes over keys of ours. Their marks are gone, and no others; new ones are kept at once, in the same keys too.
+func TestAKeyOfAnotherTypeTakesNoOtherMarkWithIt(t *testing.T) {
+	server := miniredis.RunT(t)
+	m := newMarks(t, RedisConfig{Addr: server.Addr()})
+	ids := taskIDs(40)
+	var all []Mark
+	for _, id := range ids {
+		all = append(all, Mark{TaskID: id, Attempt: 1})
+	}
+	set(t, m, all...)
+	hit := map[string]bool{}
+	for i, k := range all {
+		if i%2 == 0 {
+			key := string(m.appendKey(nil, time.Now().Unix()/hourSeconds, m.placeOf(k).bucket))
+			key = strings.Split(key, "\r\n")[1]
+			server.Del(key)
+			if i%4 == 0 {
+				server.Set(key, "x")
+			} else {
+				server.Push(key, "x")
+			}
+			hit[key] = true
+		}
+	}
+	for i, got := range seen(t, m, all...) {
+		if got != (i%2 == 1) {
+			t.Errorf("mark %d: seen %v", i, got)
+		}
+	}
+	set(t, m, all...)
+	for i, got := range seen(t, m, all...) {
+		if !got {
+			t.Errorf("mark %d is not kept again", i)
+		}
+	}
+	for key := range hit {
+		if server.TTL(key) == 0 {
+			t.Errorf("%s never expires", key)
+		}
+	}
+}
+
 // pass lets virtual time pass.
 func pass(d time.Duration) { <-time.After(d) }
 
@@ -467,8 +509,8 @@ func TestLookingUpAndMarkingAllocateNothing(t *testing.T) {
 	seen(t, m, ms...)
 	// miniredis lives in this process and allocates as it likes; what is ours is the building and the reading.
 	var b []byte
-	b, _ = m.appendSet(b, m.armed.hour, ms)
-	if n := testing.AllocsPerRun(10, func() { b, _ = m.appendSet(b[:0], m.armed.hour, ms) }); n != 0 {
+	b = m.appendSet(b, m.armed.hour, ms)
+	if n := testing.AllocsPerRun(10, func() { b = m.appendSet(b[:0], m.armed.hour, ms) }); n != 0 {
 		t.Errorf("%v allocations to write a batch", n)
 	}
 	_ = got

@@ -2,6 +2,7 @@ package deliverer
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -321,12 +322,15 @@ func parseInteger(b []byte) (int64, error) {
 	case '+':
 		return 1, nil
 	case '-':
+		if bytes.HasPrefix(b, []byte("-WRONGTYPE ")) {
+			return 0, errWrongType
+		}
 		return 0, fmt.Errorf("redis: %s", b[1:])
 	}
 	return 0, fmt.Errorf("redis: unexpected answer %.20q", b)
 }
 
-// pair reads "*2" and two counts.
+// pair reads "*2" and two counts. In a key that is no set stand no marks.
 func (r *replies) pair() (first, second int64, err error) {
 	b, err := r.line()
 	if err != nil {
@@ -335,6 +339,8 @@ func (r *replies) pair() (first, second int64, err error) {
 	if string(b) != "*2" {
 		if _, err = parseInteger(b); err == nil {
 			err = fmt.Errorf("redis: unexpected answer %.20q", b)
+		} else if errors.Is(err, errWrongType) {
+			err = nil
 		}
 		return 0, 0, err
 	}
@@ -348,6 +354,9 @@ func (r *replies) pair() (first, second int64, err error) {
 	}
 	return first, second, nil
 }
+
+// errWrongType is Redis' answer about one key that is no set, because somebody wrote over it. It says nothing about the other commands of the batch.
+var errWrongType = errors.New("redis: a key of ours holds something else")
 
 // rest reads what is left, unless an error has come before.
 func (r *replies) rest(err error) error {
