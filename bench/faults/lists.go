@@ -2,9 +2,6 @@ package main
 
 // Each area of faults has a file of its own that defines its list; the lists that no file defines yet are empty here.
 var (
-	killScenarios    []scenario
-	sweepScenarios   []scenario
-	kafkaScenarios   []scenario
 	hostileScenarios []scenario
 )
 

@@ -25,6 +25,8 @@ type scenario struct {
 	brokers int // 0: one
 	act     func(ctx context.Context, w *world) error
 
+	publish func(ctx context.Context, w *world, p *rig.Publisher) ([]rig.Sent, error) // lets events flow in its own way; nil: events at a rate
+
 	deploy func(c *rig.DeployConfig)                 // asks for other settings than the usual ones
 	paths  func(company, i int) string               // how receiver i of a company behaves: the script of a path of rig.Farm without the name ("/flap/2"); nil: "/ok"
 	check  func(ctx context.Context, w *world) error // promises of this scenario alone, asked after the checker
@@ -65,6 +67,7 @@ type world struct {
 	faults []Fault
 	from   time.Time // what compareP99 compares
 	to     time.Time
+	ran    *Run // the ledgers, for scenario.check
 }
 
 // fault does something to the system and logs when it began and ended. It may be called from several goroutines.
@@ -74,10 +77,15 @@ func (w *world) fault(kind FaultKind, do func() error) error { return w.faultOn(
 func (w *world) faultOn(kind FaultKind, who string, do func() error) error {
 	start := time.Now()
 	err := do()
+	w.log(Fault{kind, who, start, time.Now()})
+	return err
+}
+
+// log notes what was done to the system by others.
+func (w *world) log(f Fault) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.faults = append(w.faults, Fault{kind, who, start, time.Now()})
-	return err
+	w.faults = append(w.faults, f)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -173,14 +181,14 @@ func (r *runner) run(ctx context.Context, s *scenario) (err error) {
 	}
 	acted := make(chan error, 1)
 	go func() { acted <- s.act(ctx, w) }()
-	ledger, err := p.Open(ctx, w.events, w.rate)
+	ledger, err := s.flows(ctx, w, p)
 	if aerr := <-acted; err == nil {
 		err = aerr
 	}
 	if err != nil {
 		return err
 	}
-	want := int64(w.events * perCompany)
+	want := int64(len(ledger) * perCompany)
 	rest := s.rest
 	if rest == 0 {
 		rest = time.Minute
@@ -193,7 +201,8 @@ func (r *runner) run(ctx context.Context, s *scenario) (err error) {
 	if err != nil {
 		return err
 	}
-	f := Check(&Run{Events: ledger, First: p.First(), Owed: owed, Receivers: seen, Faults: w.faults})
+	w.ran = &Run{Events: ledger, First: p.First(), Owed: owed, Receivers: seen, Faults: w.faults}
+	f := Check(w.ran)
 	if err := s.verdict(f, seen, w, time.Since(began)); err != nil {
 		return err
 	}
@@ -201,6 +210,14 @@ func (r *runner) run(ctx context.Context, s *scenario) (err error) {
 		return s.check(ctx, w)
 	}
 	return nil
+}
+
+// flows lets events flow, beside act.
+func (s *scenario) flows(ctx context.Context, w *world, p *rig.Publisher) ([]rig.Sent, error) {
+	if s.publish != nil {
+		return s.publish(ctx, w, p)
+	}
+	return p.Open(ctx, w.events, w.rate)
 }
 
 // size settles how many events flow how fast: what the scenario asks for wins over the command line.

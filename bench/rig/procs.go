@@ -52,6 +52,9 @@ func (p *Proc) PID() int { return p.cmd.Process.Pid }
 // Done is closed when the process has ended.
 func (p *Proc) Done() <-chan struct{} { return p.done }
 
+// Err says how the process ended; to be read after Done.
+func (p *Proc) Err() error { return p.err }
+
 // Signal sends a signal; a process that is gone is no error.
 func (p *Proc) Signal(s syscall.Signal) { p.cmd.Process.Signal(s) }
 
