@@ -18,6 +18,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol/produce"
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
 	"go.uber.org/zap"
+
+	"github.com/hookferry/hookferry/internal/fault"
 )
 
 // AppenderConfig is how an Appender writes.
@@ -491,8 +493,11 @@ func (a *Appender) newProducer(p *part) error {
 	defer func() { <-a.asking }()
 	if a.generation == 0 || a.generation <= p.generation {
 		// -1 asks for an id; the zero value would claim producer 0 and be fenced for ever.
+		if err := fault.Before(fault.KafkaProducer); err != nil {
+			return err
+		}
 		m, err := a.c.ask(a.c.ctx, a.c.broker(), &initproducerid.Request{ProducerID: -1, ProducerEpoch: -1, TransactionTimeoutMs: 60_000}, requestTimeout)
-		if err != nil {
+		if err = fault.After(fault.KafkaProducer, err); err != nil {
 			return err
 		}
 		r := m.(*initproducerid.Response)
@@ -516,6 +521,10 @@ func (a *Appender) send(addr string, batch []*pending) {
 		a.failAll(batch, fmt.Errorf("get a producer id: %w", err), false)
 		return
 	}
+	if err := fault.Before(fault.KafkaProduce); err != nil {
+		a.failAll(batch, err, false)
+		return
+	}
 	k, err := a.c.grab(a.c.ctx, addr)
 	if err != nil {
 		a.c.refresh(a.c.ctx)
@@ -531,7 +540,7 @@ func (a *Appender) send(addr string, batch []*pending) {
 	sent := time.Now()
 	m, err := a.c.askOn(a.c.ctx, k, req, requestTimeout)
 	acked := time.Now()
-	if err != nil {
+	if err = fault.After(fault.KafkaProduce, err); err != nil {
 		a.c.refresh(a.c.ctx)
 		a.failAll(batch, err, true)
 		return

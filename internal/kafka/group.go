@@ -16,6 +16,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol/offsetcommit"
 	"github.com/segmentio/kafka-go/protocol/offsetfetch"
 	"go.uber.org/zap"
+
+	"github.com/hookferry/hookferry/internal/fault"
 )
 
 // The group's times. The session (Config.SessionTimeout) bounds how long partitions of a dead member lie idle, and a lost coordinator: kafka-go joins again
@@ -184,8 +186,11 @@ func (g *Group) tryOffsetFetch(ctx context.Context, tps []TP) (map[TP]Committed,
 	for topic, list := range byTopic(tps) {
 		req.Topics = append(req.Topics, offsetfetch.RequestTopic{Name: topic, PartitionIndexes: list})
 	}
+	if err := fault.Before(fault.KafkaCommitted); err != nil {
+		return nil, err
+	}
 	m, err := g.c.ask(ctx, addr, req, requestTimeout)
-	if err != nil {
+	if err = fault.After(fault.KafkaCommitted, err); err != nil {
 		g.forgetCoordinator()
 		return nil, err
 	}
@@ -294,7 +299,11 @@ type Generation struct {
 func (g *Generation) Done() <-chan struct{} { return g.done }
 
 // Release lets the group go on. It must be called exactly once, whether or not Done was closed.
-func (g *Generation) Release() { close(g.release) }
+func (g *Generation) Release() {
+	fault.Before(fault.KafkaRelease)
+	close(g.release)
+	fault.After(fault.KafkaRelease, nil)
+}
 
 // Commit writes offsets (the next one to read) with up to MetadataLimit bytes of metadata each, in one round trip.
 // ErrFenced: the generation is over, and nothing of it was written. Any other error is transient: commit again at the next tick.
@@ -318,8 +327,11 @@ func (g *Generation) Commit(ctx context.Context, offsets map[TP]Committed) error
 	if err != nil {
 		return err
 	}
+	if err := fault.Before(fault.KafkaCommit); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
 	m, err := g.g.c.ask(ctx, addr, req, requestTimeout)
-	if err != nil {
+	if err = fault.After(fault.KafkaCommit, err); err != nil {
 		g.g.forgetCoordinator()
 		return fmt.Errorf("commit: %w", err)
 	}
