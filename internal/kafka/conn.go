@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ const (
 	dialTimeout    = 3 * time.Second
 	requestTimeout = 8 * time.Second // of an ordinary request: longer than the 5 s that the broker itself is told to wait
 	idleTimeout    = time.Minute     // an older idle connection is not used again: brokers and firewalls drop them silently
+	answerPiece    = 256 << 10       // bytes of an answer that must come within a requestTimeout
 	maxAnswer      = 256 << 20       // bytes of any answer: a length beyond it is not Kafka talking
 )
 
@@ -151,7 +153,8 @@ func (k *conn) roundTrip(ctx context.Context, req protocol.Message, timeout time
 }
 
 // exchange writes a request that stands in w behind four bytes for its length, and reads the answer behind its length.
-// The answer must begin within wait; its body, once it comes, has longer. alloc gives the buffer to read into.
+// The answer must begin within wait; its body, once it comes, may take as long as it likes if only it goes on coming: a line that falls silent in the
+// middle of it must not hold the partitions for longer than any other. alloc gives the buffer to read into.
 func (k *conn) exchange(w []byte, wait time.Duration, alloc func(n int) []byte) ([]byte, error) {
 	binary.BigEndian.PutUint32(w, uint32(len(w)-4))
 	if err := k.SetDeadline(time.Now().Add(wait)); err != nil {
@@ -168,12 +171,16 @@ func (k *conn) exchange(w []byte, wait time.Duration, alloc func(n int) []byte) 
 	if n < 4 || n > maxAnswer {
 		return nil, fmt.Errorf("answer of %d bytes from %s: is this a Kafka broker?", n, k.addr)
 	}
-	if err := k.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		return nil, err
-	}
 	b := alloc(int(n))
-	if _, err := io.ReadFull(k.br, b); err != nil {
-		return nil, err
+	for rest := b; len(rest) > 0; {
+		piece := rest[:min(len(rest), answerPiece)]
+		if err := k.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
+			return nil, err
+		}
+		if _, err := io.ReadFull(k.br, piece); err != nil {
+			return nil, err
+		}
+		rest = rest[len(piece):]
 	}
 	if got := binary.BigEndian.Uint32(b); got != k.cid {
 		return nil, fmt.Errorf("answer %d to request %d from %s", got, k.cid, k.addr)
@@ -217,6 +224,20 @@ func (p *pool) put(k *conn) {
 	p.idle[k.addr] = append(p.idle[k.addr], k)
 }
 
+// forget closes the idle connections to a broker that were used last before a request failed. What cut or silenced that one (a firewall that has
+// forgotten us, a broker that was replaced) has done the same to them, and to try them one after the other would cost the time-out of a request each.
+func (p *pool) forget(addr string, before time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle[addr] = slices.DeleteFunc(p.idle[addr], func(k *conn) bool {
+		old := !k.used.After(before)
+		if old {
+			k.Close()
+		}
+		return old
+	})
+}
+
 func (p *pool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -239,9 +260,13 @@ func (c *Client) grab(ctx context.Context, addr string) (*conn, error) {
 
 // askOn sends a request over a connection that was grabbed, and gives it back.
 func (c *Client) askOn(ctx context.Context, k *conn, req protocol.Message, timeout time.Duration) (protocol.Message, error) {
+	began := time.Now()
 	m, err := k.roundTrip(ctx, req, timeout)
 	if err != nil {
 		k.Close()
+		if !errors.Is(err, context.Canceled) { // else it was we who lost patience
+			c.conns.forget(k.addr, began)
+		}
 		return nil, fmt.Errorf("broker %s: %w", k.addr, err)
 	}
 	c.conns.put(k)

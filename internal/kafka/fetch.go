@@ -576,6 +576,7 @@ func (f *Fetcher) exchange(ctx context.Context, l *loop, maxWait time.Duration) 
 		l.session.epoch = -1
 	}
 	l.request(k.cid, f.c.clientID, maxWait, f.cfg.MaxBytes)
+	began := time.Now()
 	b, err := k.exchange(l.out, maxWait+requestTimeout, func(n int) []byte {
 		if n <= cap(l.spare) {
 			return l.spare[:n]
@@ -590,6 +591,7 @@ func (f *Fetcher) exchange(ctx context.Context, l *loop, maxWait time.Duration) 
 	if err != nil {
 		k.Close()
 		l.conn = nil
+		f.c.conns.forget(l.addr, began)
 	}
 	return b, err
 }

@@ -1,0 +1,78 @@
+package kafka_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/sandbox"
+)
+
+// forgetful is a way to a broker that can forget its connections, as a firewall does: what is sent over them vanishes, and nobody says so.
+type forgetful struct {
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	era  atomic.Int64
+}
+
+func (f *forgetful) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := f.dial(ctx, network, addr)
+	return &forgottenConn{Conn: c, f: f, era: f.era.Load()}, err
+}
+
+// forget makes all connections dead that are open now.
+func (f *forgetful) forget() { f.era.Add(1) }
+
+type forgottenConn struct {
+	net.Conn
+	f   *forgetful
+	era int64
+}
+
+func (c *forgottenConn) Write(b []byte) (int, error) {
+	if c.f.era.Load() != c.era {
+		return len(b), nil
+	}
+	time.Sleep(time.Millisecond) // virtual: requests that begin together are under way together
+	return c.Conn.Write(b)
+}
+
+// TestForgottenConnectionsCostOneTimeout: the pool held eight connections to a broker, and after a silence each of them cost its time-out, one after
+// the other, before anybody dialled.
+func TestForgottenConnectionsCostOneTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		w := &world{t: t, addrs: b.Addrs(), dial: b.Dial}
+		way := &forgetful{dial: b.Dial}
+		cl := w.open(w.config(), kafka.Options{Dial: way.Dial})
+		defer cl.Close()
+		if _, err := cl.CreateTopics(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 8 { // at once, so that each has a connection of its own
+			wg.Go(func() {
+				if _, err := cl.Offsets(t.Context(), cl.Topics().Retry, kafka.Latest); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		way.forget()
+		began := time.Now()
+		if _, err := cl.Offsets(t.Context(), cl.Topics().Retry, kafka.Latest); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d > 9*time.Second {
+			t.Errorf("it took %v, and one request may take 8 s", d)
+		}
+	})
+}
