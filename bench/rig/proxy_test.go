@@ -92,20 +92,20 @@ func TestWhatARuleDoesToAWrite(t *testing.T) {
 	onlySecond := func(_ string, p int32) bool { return p == 1 }
 	for _, c := range []struct {
 		name   string
-		rule   Rule
+		rule   *Rule
 		failed bool     // the second partition's write, for good
 		holds  [2]int64 // after one write
 	}{
-		{"late", Rule{Delay: 20 * time.Millisecond, Most: 1}, false, [2]int64{1, 1}},
-		{"lost", Rule{API: []int16{APIProduce}, DropRequest: true, Most: 2}, false, [2]int64{1, 1}},
-		{"its answer lost", Rule{API: []int16{APIProduce}, DropAnswer: true, Most: 2}, false, [2]int64{1, 1}},
-		{"refused for a while", Rule{API: []int16{APIProduce}, Code: int16(kgo.NotEnoughReplicas), Most: 2}, false, [2]int64{1, 1}},
-		{"one partition refused for good", Rule{API: []int16{APIProduce}, About: onlySecond, Code: int16(kgo.MessageSizeTooLarge), Most: 1}, true, [2]int64{1, 0}},
-		{"done, and said not to be", Rule{API: []int16{APIProduce}, Code: int16(kgo.NotEnoughReplicasAfterAppend), After: true, Most: 2}, false, [2]int64{1, 1}},
+		{"late", &Rule{Delay: 20 * time.Millisecond, Most: 1}, false, [2]int64{1, 1}},
+		{"lost", &Rule{API: []int16{APIProduce}, DropRequest: true, Most: 2}, false, [2]int64{1, 1}},
+		{"its answer lost", &Rule{API: []int16{APIProduce}, DropAnswer: true, Most: 2}, false, [2]int64{1, 1}},
+		{"refused for a while", &Rule{API: []int16{APIProduce}, Code: int16(kgo.NotEnoughReplicas), Most: 2}, false, [2]int64{1, 1}},
+		{"one partition refused for good", &Rule{API: []int16{APIProduce}, About: onlySecond, Code: int16(kgo.MessageSizeTooLarge), Most: 1}, true, [2]int64{1, 0}},
+		{"done, and said not to be", &Rule{API: []int16{APIProduce}, Code: int16(kgo.NotEnoughReplicasAfterAppend), After: true, Most: 2}, false, [2]int64{1, 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newBehind(t)
-			defer w.p.Add(&c.rule)()
+			defer w.p.Add(c.rule)()
 			_, err := w.append()
 			if (err != nil) != c.failed {
 				t.Fatal(err)
