@@ -122,21 +122,26 @@ func (s *sweep) act(ctx context.Context, w *world) error {
 	defer cancel()
 	errs := make([]error, 2)
 	var wg sync.WaitGroup
-	wg.Go(func() { errs[0] = s.lives(ctx, w, cancel, "router", KillRouter, routers) })
+	// Who has been everywhere lives on: the other one needs something to do.
+	wg.Go(func() {
+		if errs[0] = s.lives(ctx, w, cancel, "router", KillRouter, routers); errs[0] == nil {
+			errs[0] = w.d.StartRouter(ctx, "router")
+		}
+	})
 	wg.Go(func() {
 		errs[1] = s.lives(ctx, w, cancel, "deliverer-1", KillDeliverer, deliverers[:n/2])
-		if errs[1] != nil {
-			return
+		if errs[1] == nil {
+			errs[1] = w.d.StartDeliverer(ctx, "deliverer-2")
 		}
-		if errs[1] = w.d.StartDeliverer(ctx, "deliverer-2"); errs[1] == nil {
+		if errs[1] == nil {
 			errs[1] = s.lives(ctx, w, cancel, "deliverer-1", KillDeliverer, deliverers[n/2:])
+		}
+		if errs[1] == nil {
+			errs[1] = w.d.StartDeliverer(ctx, "deliverer-1")
 		}
 	})
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return errors.Join(w.d.StartRouter(ctx, "router"), w.d.StartDeliverer(ctx, "deliverer-1"))
+	return errors.Join(errs...)
 }
 
 // measure lets a router and a deliverer live through the workload and counts their writes.
