@@ -90,13 +90,16 @@ const (
 //
 // A sender takes the first batch of every queue whose partition its broker leads, so what several goroutines append while a request is
 // under way travels together in the next one. A partition belongs to one sender at a time, hence has one batch in flight.
+//
+// A leader has two senders: what was refused the last time travels apart from what was not. A partition whose replicas lag makes the broker hold
+// its answer for brokerTimeout, and with it the answer to all that travels in the same request; that it may do once.
 type Appender struct {
 	c   *Client
 	cfg AppenderConfig
 
 	mu      sync.Mutex
 	parts   map[TP]*part
-	senders map[string]*sender // by address of the leader; "": those whose leader is not known
+	senders map[senderKey]*sender
 
 	// asking is held over the round trip that gets a producer id: a channel and not a mutex, so that virtual time passes for who waits for it.
 	asking     chan struct{}
@@ -139,23 +142,39 @@ type pending struct {
 	ack    Ack
 }
 
-// call is one Append. left is guarded by Appender.mu.
+// call is one Append, or one Write. left is guarded by Appender.mu.
 type call struct {
 	batches []pending
 	left    int
-	done    chan struct{}
+	ended   func() // called when left is 0, with Appender.mu held
+}
+
+// Write is a set of records that is written while its maker does other things: see Begin. Not safe for concurrent use.
+type Write struct {
+	Records Records // the Appender's from Begin to Ended
+	// Ended is called once, when each batch is acknowledged or rejected for good. It is called from inside the Appender, so it may only leave a note:
+	// it must not block, nor call the Appender. After Abandon it is not called.
+	Ended func()
+
+	cl *call
+}
+
+// senderKey is what a sender is for.
+type senderKey struct {
+	addr string // of the leader; "": those whose leader is not known
+	sick bool   // partitions whose last try failed
 }
 
 // sender writes to one leader. Guarded by Appender.mu, but for wake.
 type sender struct {
-	addr  string
+	senderKey
 	parts []*part
 	wake  chan struct{}
 }
 
 // NewAppender makes an Appender; it ends with the Client.
 func (c *Client) NewAppender(cfg AppenderConfig) *Appender {
-	return &Appender{c: c, cfg: cfg, parts: map[TP]*part{}, senders: map[string]*sender{}, asking: make(chan struct{}, 1)}
+	return &Appender{c: c, cfg: cfg, parts: map[TP]*part{}, senders: map[senderKey]*sender{}, asking: make(chan struct{}, 1)}
 }
 
 // Append writes all records, and returns when each is acknowledged, refused, or ctx has ended; transient errors are tried again until then.
@@ -171,6 +190,8 @@ func (a *Appender) Append(ctx context.Context, r *Records) ([]Ack, error) {
 	if err != nil {
 		return nil, err
 	}
+	done := make(chan struct{})
+	cl.ended = func() { close(done) }
 	err = context.Cause(ctx)
 	if err == nil && !a.enqueue(cl) {
 		err = ErrClosed
@@ -178,7 +199,7 @@ func (a *Appender) Append(ctx context.Context, r *Records) ([]Ack, error) {
 	whole := true
 	if err == nil {
 		select {
-		case <-cl.done:
+		case <-done:
 		case <-ctx.Done():
 			whole = a.abandon(cl, ctx.Err())
 		case <-a.c.ctx.Done():
@@ -196,6 +217,41 @@ func (a *Appender) Append(ctx context.Context, r *Records) ([]Ack, error) {
 		*r = Records{} // a sender still reads from its buffers
 	}
 	return cl.result()
+}
+
+// Begin takes over the writing of several sets of records, none of them empty, and returns at once. Each set ends by itself: one whose partition has no
+// leader waits until it has one, and holds up no other. What was begun earlier for a partition stands before what is begun later. Sets that are begun
+// together travel together. The error says that the Appender is closed: then nothing was begun.
+func (a *Appender) Begin(ws ...*Write) error {
+	calls := make([]*call, len(ws))
+	for i, w := range ws {
+		cl, err := a.newCall(&w.Records)
+		if err != nil {
+			return err
+		}
+		cl.ended = w.Ended
+		calls[i] = cl
+	}
+	if !a.enqueue(calls...) {
+		return ErrClosed
+	}
+	for i, w := range ws {
+		w.cl = calls[i]
+	}
+	return nil
+}
+
+// Result is what became of a Write that has ended, as Append gives it; its Records are Reset.
+func (w *Write) Result() ([]Ack, error) {
+	w.Records.Reset()
+	return w.cl.result()
+}
+
+// Abandon gives up what is left of a Write that was begun; its Records must not be used any more.
+func (a *Appender) Abandon(w *Write) {
+	if !a.abandon(w.cl, context.Canceled) {
+		w.Records = Records{} // a sender still reads from its buffers
+	}
 }
 
 func (cl *call) result() ([]Ack, error) {
@@ -219,7 +275,7 @@ func (a *Appender) newCall(r *Records) (*call, error) {
 	for i := range r.slots[:len(r.index)] {
 		n += len(r.slots[i].batches)
 	}
-	cl := &call{batches: make([]pending, 0, n), left: n, done: make(chan struct{})}
+	cl := &call{batches: make([]pending, 0, n), left: n}
 	for i := range r.slots[:len(r.index)] {
 		s := &r.slots[i]
 		for j := range s.batches {
@@ -253,24 +309,26 @@ func pack(b []byte, codec Codec) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-func (a *Appender) enqueue(cl *call) bool {
+func (a *Appender) enqueue(calls ...*call) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.c.ctx.Err() != nil {
 		return false
 	}
-	for i := range cl.batches {
-		b := &cl.batches[i]
-		p := a.parts[b.ack.TP]
-		if p == nil {
-			p = &part{tp: b.ack.TP, generation: -1}
-			a.parts[p.tp] = p
-			a.c.meta.want(p.tp.Topic)
-		}
-		b.part = p
-		p.queue = append(p.queue, b)
-		if !p.scheduled {
-			a.schedule(p)
+	for _, cl := range calls {
+		for i := range cl.batches {
+			b := &cl.batches[i]
+			p := a.parts[b.ack.TP]
+			if p == nil {
+				p = &part{tp: b.ack.TP, generation: -1}
+				a.parts[p.tp] = p
+				a.c.meta.want(p.tp.Topic)
+			}
+			b.part = p
+			p.queue = append(p.queue, b)
+			if !p.scheduled {
+				a.schedule(p)
+			}
 		}
 	}
 	return true
@@ -278,14 +336,15 @@ func (a *Appender) enqueue(cl *call) bool {
 
 // schedule gives a partition to the sender of its leader, and starts that if there is none. Holds mu.
 func (a *Appender) schedule(p *part) {
-	addr, _ := a.c.meta.leader(p.tp)
-	s := a.senders[addr]
+	addr, known := a.c.meta.leader(p.tp)
+	key := senderKey{addr, known && p.tries > 0}
+	s := a.senders[key]
 	if s == nil {
-		s = &sender{addr: addr, wake: make(chan struct{}, 1)}
+		s = &sender{senderKey: key, wake: make(chan struct{}, 1)}
 		if !a.c.start(func() { a.run(s) }) {
 			return // closed: every caller learns it by itself
 		}
-		a.senders[addr] = s
+		a.senders[key] = s
 	}
 	p.scheduled = true
 	s.parts = append(s.parts, p)
@@ -328,7 +387,7 @@ func (a *Appender) take(s *sender) (batch []*pending, wait time.Duration, more b
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.c.ctx.Err() != nil {
-		delete(a.senders, s.addr)
+		delete(a.senders, s.senderKey)
 		return nil, 0, false
 	}
 	now := time.Now()
@@ -355,7 +414,7 @@ func (a *Appender) take(s *sender) (batch []*pending, wait time.Duration, more b
 	clear(s.parts[len(keep):])
 	s.parts = keep // those that found no room stand first the next time
 	if len(batch) == 0 && len(keep) == 0 {
-		delete(a.senders, s.addr)
+		delete(a.senders, s.senderKey)
 		return nil, 0, false
 	}
 	return batch, wait, true
@@ -435,7 +494,7 @@ func (b *pending) leave() {
 	b.done = true
 	b.call.left--
 	if b.call.left == 0 {
-		close(b.call.done)
+		b.call.ended()
 	}
 }
 
