@@ -16,6 +16,7 @@ const (
 	reasonBadSchema      = "schema_unusable" // the writer's schema is not that of an event
 	reasonUnknownType    = "event_type_unknown"
 	reasonWrongTopic     = "wrong_topic"  // an event of one entity in the topic of another
+	reasonTooLarge       = "too_large"    // over schemas.MaxInput: the reason of schemas.DataError, too
 	reasonBadMeta        = "meta_invalid" // an id that is empty, too long or not text, or a time that no calendar has
 	reasonUndecodable    = "undecodable"  // anything that names no reason of its own
 	maxIDLength          = 255            // of event, company and entity ids, in bytes: they stand in every task, attempt and dead letter

@@ -60,7 +60,7 @@ func TestUndecodableHeadersKeepWhatWasThereAndComeBack(t *testing.T) {
 	own := []kafka.Header{{Key: "ce_id", Value: []byte("1")}, {Key: headerOffset, Value: []byte("999")}, {Key: headerReason, Value: []byte("forged")}}
 	for _, value := range [][]byte{nil, {}, {1, 2, 3}} {
 		rec := &kafka.Record{Offset: 42, Time: 1700000000000, Key: []byte("k"), Value: value, Headers: own}
-		put := &kafka.Record{Offset: 7, Time: 1700000000500, Key: rec.Key, Value: value, Headers: undecodableHeaders(tp, rec, "truncated")}
+		put := &kafka.Record{Offset: 7, Time: 1700000000500, Key: rec.Key, Value: value, Headers: undecodableHeaders(tp, rec, 0, "truncated")}
 		if put.Value == nil {
 			put.Value = []byte{} // what the topic gives back
 		}
@@ -79,7 +79,7 @@ func TestUndecodableHeadersKeepWhatWasThereAndComeBack(t *testing.T) {
 }
 
 func TestARecordThatNoRouterWroteIsNotUndecodable(t *testing.T) {
-	full := undecodableHeaders(kafka.TP{Topic: "t"}, &kafka.Record{Value: []byte{1}}, "r")
+	full := undecodableHeaders(kafka.TP{Topic: "t"}, &kafka.Record{Value: []byte{1}}, 0, "r")
 	for name, hs := range map[string][]kafka.Header{
 		"no headers":       nil,
 		"one is missing":   full[1:],

@@ -69,6 +69,9 @@ func (p *pass) event(src *schemas.Source, value []byte, now int64) outcome {
 	if value == nil {
 		return outcome{reason: reasonEmpty}
 	}
+	if len(value) > schemas.MaxInput { // before its frame is looked at: no partition waits for the schema of what cannot be read anyway
+		return outcome{reason: reasonTooLarge}
+	}
 	frame, avro, err := schemas.Unframe(value)
 	if err != nil {
 		return outcome{reason: reasonOf(err)}
@@ -176,12 +179,13 @@ func (p *pass) nameOf(l *subscriptions.Live) []byte {
 
 // undecodable collects the record for the topic `undecodable`.
 func (p *pass) undecodable(tp kafka.TP, rec *kafka.Record, reason string) {
+	rec, leftOut := keepable(rec)
 	key, n := rec.Key, p.counts[p.topics.Undecodable]
 	partition := tp.Partition % int32(n)
 	if key != nil {
 		partition = kafka.Partition(key, n)
 	}
-	p.bad.Add(kafka.TP{Topic: p.topics.Undecodable, Partition: partition}, key, undecodableHeaders(tp, rec, reason), rec.Value)
+	p.bad.Add(kafka.TP{Topic: p.topics.Undecodable, Partition: partition}, key, undecodableHeaders(tp, rec, leftOut, reason), rec.Value)
 	p.metrics.undecodable.WithLabelValues(reason).Inc()
 }
 

@@ -320,6 +320,9 @@ func (w *rerouter) send(ctx context.Context, o *schemas.Replay, u *Undecodable) 
 	if w.r.entities[u.Source.Topic] == "" {
 		return "gone", nil // its topic is none of this deployment's
 	}
+	if u.LeftOut > 0 {
+		return "still", nil
+	}
 	for {
 		// Each time, because the registry, the flush before and large bodies may each have taken longer than the table stays fresh.
 		if err := w.pass.fresh(ctx); err != nil {

@@ -220,7 +220,10 @@ func (r *Router) batch(ctx, writing context.Context, p *partition, b *kafka.Batc
 			continue
 		}
 		src.Offset, src.Time = rec.Offset, rec.Time
-		out := r.live.event(&src, rec.Value, now)
+		out := outcome{reason: reasonTooLarge}
+		if rec.LeftOut == 0 {
+			out = r.live.event(&src, rec.Value, now)
+		}
 		switch {
 		case out.wait != nil:
 			fault.Before(fault.RouterPark)

@@ -298,7 +298,7 @@ func (w *world) undecodable(r *Router, values [][]byte, from kafka.TP) (*schemas
 	b := &kafka.Batch{TP: kafka.TP{Topic: w.client.Topics().Undecodable}, Next: int64(len(values))}
 	for i, value := range values {
 		rec := kafka.Record{Offset: int64(i), Time: time.Now().UnixMilli(), Value: value}
-		rec.Headers = undecodableHeaders(from, &rec, reasonUnknownSchema)
+		rec.Headers = undecodableHeaders(from, &rec, 0, reasonUnknownSchema)
 		b.Records = append(b.Records, rec)
 	}
 	return o, b

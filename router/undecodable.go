@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,10 +23,42 @@ const (
 	headerTime      = "hookferry-source-time" // when the broker appended it, ms since 1970 UTC
 	headerReason    = "hookferry-reason"
 	headerNull      = "hookferry-null-value" // "true" if the record had no value at all: an empty one and none look the same here
+	headerLeftOut   = "hookferry-left-out"   // bytes of a record that is too large to be kept: of its key, headers and value
 )
 
-func undecodableHeaders(tp kafka.TP, rec *kafka.Record, reason string) []kafka.Header {
-	out := make([]kafka.Header, len(rec.Headers), len(rec.Headers)+6)
+// largestKept is the most bytes of key, headers and value that are kept: `undecodable` takes that much and our headers. A broker takes a larger record for
+// a topic of events only within a compressed batch, whose packed size is what counts there.
+const largestKept = schemas.MaxInput + 32<<10
+
+// keepable gives what is kept of an undecodable record: all of it, or, where it is too large, its key if that is short. Then leftOut is its size.
+func keepable(rec *kafka.Record) (kept *kafka.Record, leftOut int64) {
+	size := rec.LeftOut
+	if size == 0 {
+		size = sizeOf(rec)
+		if size <= largestKept {
+			return rec, 0
+		}
+	}
+	kept = &kafka.Record{Offset: rec.Offset, Time: rec.Time}
+	if len(rec.Key) <= 4<<10 {
+		kept.Key = rec.Key
+	}
+	return kept, size
+}
+
+// sizeOf is what key, headers and value take on the wire.
+func sizeOf(rec *kafka.Record) int64 {
+	var scratch [binary.MaxVarintLen64]byte
+	field := func(n int) int { return binary.PutVarint(scratch[:], int64(n)) + n }
+	size := field(len(rec.Key)) + field(len(rec.Value))
+	for i := range rec.Headers {
+		size += field(len(rec.Headers[i].Key)) + field(len(rec.Headers[i].Value))
+	}
+	return int64(size)
+}
+
+func undecodableHeaders(tp kafka.TP, rec *kafka.Record, leftOut int64, reason string) []kafka.Header {
+	out := make([]kafka.Header, len(rec.Headers), len(rec.Headers)+7)
 	copy(out, rec.Headers)
 	add := func(key, value string) { out = append(out, kafka.Header{Key: key, Value: []byte(value)}) }
 	add(headerTopic, tp.Topic)
@@ -35,6 +68,9 @@ func undecodableHeaders(tp kafka.TP, rec *kafka.Record, reason string) []kafka.H
 	add(headerReason, reason)
 	if rec.Value == nil {
 		add(headerNull, "true")
+	}
+	if leftOut > 0 {
+		add(headerLeftOut, strconv.FormatInt(leftOut, 10))
 	}
 	return out
 }
@@ -49,6 +85,9 @@ type Undecodable struct {
 	Key       []byte
 	Value     []byte         // as it was published; nil if it had none
 	Headers   []kafka.Header // its own, without the router's
+	// LeftOut is the size of a record that was too large to be kept, in bytes; 0: it is here whole. Its value and headers, and a long key, stand only at
+	// Source, until retention removes them.
+	LeftOut int64
 }
 
 // ID names the record to people: its partition and offset in `undecodable`.
@@ -116,6 +155,10 @@ func parseUndecodable(partition int32, rec *kafka.Record) (u Undecodable, ok boo
 			u.Reason = string(h.Value)
 		case headerNull:
 			isNull = true
+			own = i
+			continue
+		case headerLeftOut:
+			u.LeftOut = num(h.Value, 64)
 			own = i
 			continue
 		default:

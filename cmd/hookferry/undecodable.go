@@ -38,6 +38,8 @@ type undecodableRow struct {
 	Source undecodableSrc `json:"source"`
 	Key    string         `json:"key"`
 	Bytes  int            `json:"bytes"`
+	// Of a record that was too large to be kept: its size. It stands at its source until retention removes it.
+	LeftOut int64 `json:"left_out,omitempty"`
 }
 
 type undecodableSrc struct {
@@ -49,7 +51,7 @@ type undecodableSrc struct {
 
 func undecodableRowOf(u *router.Undecodable) undecodableRow {
 	return undecodableRow{
-		ID: u.ID(), At: time.UnixMilli(u.Time).UTC(), Reason: u.Reason, Key: string(u.Key), Bytes: len(u.Value),
+		ID: u.ID(), At: time.UnixMilli(u.Time).UTC(), Reason: u.Reason, Key: string(u.Key), Bytes: len(u.Value), LeftOut: u.LeftOut,
 		Source: undecodableSrc{u.Source.Topic, u.Source.Partition, u.Source.Offset, time.UnixMilli(u.Source.Time).UTC()},
 	}
 }
@@ -188,7 +190,9 @@ func (a *app) showUndecodableRecord(u *router.Undecodable) error {
 	for _, h := range headers {
 		rows = append(rows, []string{"header " + h.Key, h.Value})
 	}
-	if u.Value == nil {
+	if u.LeftOut > 0 {
+		rows = append(rows, []string{"value", fmt.Sprintf("left out, for the record has %d bytes; it stands at its source until retention removes it", u.LeftOut)})
+	} else if u.Value == nil {
 		rows = append(rows, []string{"value", "none"})
 	} else {
 		rows = append(rows, []string{"value", strconv.Itoa(len(u.Value)) + " bytes"})

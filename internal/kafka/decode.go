@@ -16,8 +16,15 @@ import (
 // 2.3 to 4.x knows.
 const fetchVersion = 11
 
-// maxUnpacked bounds what one compressed batch may unpack to, in bytes: hostile or broken bytes must not take all memory.
-const maxUnpacked = 64 << 20
+// maxUnpacked bounds what the compressed batches of one answer may unpack to, in bytes: a megabyte of them may hold gigabytes, and that must neither take
+// all memory nor stop a partition. What goes over it is read by further requests. A batch over maxBatch, or with so many records that they would take
+// more than it, is read piece by piece (stream.go).
+const (
+	maxUnpacked = 64 << 20
+	maxBatch    = 16 << 20
+	recordCost  = 128 // of a Record in memory
+	headerCost  = 48  // of a Header
+)
 
 // errBroken is the root of all errors about bytes that are not what the protocol says.
 var errBroken = errors.New("kafka: broken answer")
@@ -111,6 +118,13 @@ const batchBytes = 61 // of a batch's head
 // It returns the offset behind the last whole batch, or from if there is none, and cut = true if b ends within a batch.
 // Records are slices of b, or of what it was unpacked to.
 func decodeBatches(b []byte, from int64, out []Record) (records []Record, next int64, cut bool, err error) {
+	room := maxUnpacked
+	return decodeWithin(b, from, out, &room)
+}
+
+// decodeWithin is decodeBatches for one partition of several that share an answer: room is how much may still be unpacked. At 0 it ends before the next
+// compressed batch, as if there were no more.
+func decodeWithin(b []byte, from int64, out []Record, room *int) (records []Record, next int64, cut bool, err error) {
 	next = from
 	if total := countRecords(b); cap(out)-len(out) < total {
 		out = append(make([]Record, 0, len(out)+total), out...)
@@ -143,10 +157,16 @@ func decodeBatches(b []byte, from int64, out []Record) (records []Record, next i
 		if end <= from { // wholly before the asked offset
 			continue
 		}
-		if out, err = decodeBatch(h, base, end, from, out); err != nil {
+		if be.Uint16(h[21:])&attrCodec != 0 && *room <= 0 {
+			return out, next, false, nil
+		}
+		if out, end, err = decodeBatch(h, base, end, from, out, room); err != nil {
 			return out, next, false, err
 		}
 		next = max(next, end)
+		if end < base+lastDelta+1 {
+			return out, next, false, nil // the rest of this batch is for the next request
+		}
 	}
 	return out, next, false, nil
 }
@@ -180,43 +200,55 @@ const (
 	attrControl    = 0x20
 )
 
-// decodeBatch decodes one whole batch whose checksum is right.
-func decodeBatch(h []byte, base, end, from int64, out []Record) ([]Record, error) {
+// decodeBatch decodes one whole batch whose checksum is right, and returns the offset behind what it decoded: end, or less if it unpacks to too much.
+func decodeBatch(h []byte, base, end, from int64, out []Record, room *int) ([]Record, int64, error) {
 	be := binary.BigEndian
 	attr := be.Uint16(h[21:])
 	if attr&attrControl != 0 { // a transaction's commit or abort marker: not for readers
-		return out, nil
+		return out, end, nil
 	}
 	first, largest := int64(be.Uint64(h[27:])), int64(be.Uint64(h[35:]))
 	n := int64(int32(be.Uint32(h[57:])))
 	d := h[batchBytes:]
 	if n == 0 { // compaction keeps the head of an emptied batch
-		return out, nil
+		return out, end, nil
 	}
 	if codec := attr & attrCodec; codec != 0 {
 		var err error
-		if d, err = unpack(Codec(codec), d); err != nil {
-			return out, fmt.Errorf("batch at offset %d: %w", base, err)
+		packed := d
+		if n > maxBatch/recordCost {
+			err = errTooMuch
+		} else {
+			d, err = unpack(Codec(codec), packed)
+		}
+		if errors.Is(err, errTooMuch) {
+			*room = 0
+			return decodeStream(Codec(codec), packed, h, base, end, from, out)
+		} else if err != nil {
+			return out, end, fmt.Errorf("batch at offset %d: %w", base, err)
 		}
 	}
+	if attr&attrCodec != 0 {
+		*room -= len(d)
+	}
 	if n < 0 || n > int64(len(d))/minRecord {
-		return out, broken("%d records in %d bytes at offset %d", n, len(d), base)
+		return out, end, broken("%d records in %d bytes at offset %d", n, len(d), base)
 	}
 	var headers []Header // shared by the batch's records: they never change
 	for ; n > 0; n-- {
 		var rec Record
 		size, rest, ok := varint(d)
 		if !ok || size < 0 || size > int64(len(rest)) {
-			return out, broken("a record's length in the batch at offset %d", base)
+			return out, end, broken("a record's length in the batch at offset %d", base)
 		}
 		var timeDelta, delta int64
 		if timeDelta, delta, ok = decodeRecord(rest[:size:size], &rec, &headers); !ok {
-			return out, broken("a record in the batch at offset %d", base)
+			return out, end, broken("a record in the batch at offset %d", base)
 		}
 		d = rest[size:]
 		rec.Offset = base + delta
 		if rec.Offset < base || rec.Offset >= end {
-			return out, broken("offset %d in the batch of %d to %d", rec.Offset, base, end-1)
+			return out, end, broken("offset %d in the batch of %d to %d", rec.Offset, base, end-1)
 		}
 		if rec.Offset < from {
 			continue
@@ -228,9 +260,9 @@ func decodeBatch(h []byte, base, end, from int64, out []Record) ([]Record, error
 		out = append(out, rec)
 	}
 	if len(d) != 0 {
-		return out, broken("%d bytes behind the last record of the batch at offset %d", len(d), base)
+		return out, end, broken("%d bytes behind the last record of the batch at offset %d", len(d), base)
 	}
-	return out, nil
+	return out, end, nil
 }
 
 // decodeRecord decodes a record behind its length.
@@ -296,7 +328,10 @@ func varint(b []byte) (int64, []byte, bool) {
 	return v, b[n:], true
 }
 
-// unpack decompresses the records of a batch, up to maxUnpacked.
+// errTooMuch: a batch unpacks to more than maxBatch.
+var errTooMuch = errors.New("kafka: a batch unpacks to too much")
+
+// unpack decompresses the records of a batch, up to maxBatch.
 func unpack(codec Codec, b []byte) ([]byte, error) {
 	if codec > Zstd {
 		return nil, broken("compression %d is not known", codec)
@@ -304,13 +339,13 @@ func unpack(codec Codec, b []byte) ([]byte, error) {
 	r := compress.Compression(codec).Codec().NewReader(bytes.NewReader(b))
 	defer r.Close()
 	var out bytes.Buffer
-	out.Grow(min(4*len(b)+bytes.MinRead, maxUnpacked))
-	n, err := out.ReadFrom(io.LimitReader(r, maxUnpacked+1))
+	out.Grow(min(4*len(b)+bytes.MinRead, maxBatch))
+	n, err := out.ReadFrom(io.LimitReader(r, maxBatch+1))
 	if err != nil {
 		return nil, broken("unpack: %v", err)
 	}
-	if n > maxUnpacked {
-		return nil, broken("a batch unpacks to more than %d MiB", maxUnpacked>>20)
+	if n > maxBatch {
+		return nil, errTooMuch
 	}
 	return out.Bytes(), nil
 }

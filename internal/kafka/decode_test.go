@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"math"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 )
@@ -182,23 +183,97 @@ func answerOf(topic string, partition int32, records []byte) []byte {
 	return append(b, records...)
 }
 
-func TestABombIsNotUnpacked(t *testing.T) {
+// oneBatch is built for any size: a Records would begin a new batch before the first large value.
+func oneBatch(t testing.TB, codec Codec, base int64, values ...string) []byte {
+	t.Helper()
+	b := make([]byte, batchHead)
+	for i, v := range values {
+		rec := binary.AppendVarint([]byte{0, 0}, int64(i))
+		rec = append(binary.AppendVarint(rec, 1), 'k')
+		rec = append(binary.AppendVarint(rec, int64(len(v))), v...)
+		rec = append(rec, 0)
+		b = append(binary.AppendVarint(b, int64(len(rec))), rec...)
+	}
+	b, err := pack(b, codec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stamp(b, len(values), codec, 1, 0, 0, time.UnixMilli(1000))
+	return atOffset(b[4:], base)
+}
+
+// A batch of some kilobytes that unpacks to much more than may be held: everything in it is read, in pieces; what is too large is named, not held; and the
+// batch behind it is reached.
+func TestABombIsReadInPieces(t *testing.T) {
+	values := []string{"first", strings.Repeat("x", 70<<20), "between"}
+	for range 40 {
+		values = append(values, strings.Repeat("y", 1<<20))
+	}
 	for codec := Gzip; codec <= Zstd; codec++ {
-		b := built(t, None, 0, string(make([]byte, maxUnpacked+1)))
-		bomb, err := pack(append(make([]byte, 4), b...), codec)
-		if err != nil {
-			t.Fatal(err)
-		}
-		stamp(bomb, 1, codec, 1, 0, 0, time.UnixMilli(1000))
+		log := append(oneBatch(t, codec, 10, values...), built(t, None, 10+int64(len(values)), "behind")...)
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		if _, _, _, err = decodeBatches(bomb[4:], 0, nil); !errors.Is(err, errBroken) {
-			t.Fatalf("codec %d: %v", codec, err)
+		var got []Record
+		from := int64(10)
+		for piece := 0; from < 10+int64(len(values))+1; piece++ {
+			rs, next, cut, err := decodeBatches(log, from, nil)
+			if err != nil || cut || next <= from {
+				t.Fatalf("codec %d, piece %d: from %d to %d, cut %v: %v", codec, piece, from, next, cut, err)
+			}
+			held := 0
+			for _, r := range rs {
+				held += len(r.Value)
+			}
+			if held > maxUnpacked {
+				t.Errorf("codec %d: %d bytes are held at once", codec, held)
+			}
+			for _, r := range rs {
+				r.Value = r.Value[:min(len(r.Value), 16)] // so that the pieces can go
+				got = append(got, r)
+			}
+			from = next
 		}
 		runtime.ReadMemStats(&after)
-		if got := after.TotalAlloc - before.TotalAlloc; got > 8*maxUnpacked {
-			t.Errorf("codec %d took %d MiB", codec, got>>20)
+		if len(got) != len(values)+1 {
+			t.Fatalf("codec %d: %d records of %d", codec, len(got), len(values)+1)
 		}
+		for i, r := range got {
+			want := "behind"
+			if i < len(values) {
+				want = values[i]
+			}
+			out := len(want) > streamRecord
+			if r.Offset != int64(10+i) || r.Time == 0 || out != (r.LeftOut > int64(len(want))) || !out && string(r.Value) != want[:min(len(want), 16)] {
+				t.Errorf("codec %d: record %d at offset %d, time %d, %d bytes left out, value %.20q", codec, i, r.Offset, r.Time, r.LeftOut, r.Value)
+			}
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 512<<20 {
+			t.Errorf("codec %d took %d MiB", codec, took>>20)
+		}
+	}
+}
+
+// Many small bombs in one answer: each may be held, and not all of them at once.
+func TestTheBatchesOfOneAnswerShareTheRoom(t *testing.T) {
+	bomb := strings.Repeat("x", 10<<20)
+	var log []byte
+	for i := range 20 {
+		log = append(log, oneBatch(t, Zstd, int64(i), bomb)...)
+	}
+	n := 0
+	for from := int64(0); from < 20; {
+		rs, next, _, err := decodeBatches(log, from, nil)
+		if err != nil || next <= from || len(rs) > maxUnpacked/len(bomb)+1 {
+			t.Fatalf("from %d to %d with %d records: %v", from, next, len(rs), err)
+		}
+		n, from = n+len(rs), next
+	}
+	if n != 20 {
+		t.Errorf("%d records of 20", n)
+	}
+	room := 0
+	if rs, next, cut, err := decodeWithin(log, 3, nil, &room); len(rs) != 0 || next != 3 || cut || err != nil {
+		t.Errorf("without room: %d records, next %d, cut %v, %v", len(rs), next, cut, err)
 	}
 }
 

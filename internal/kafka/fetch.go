@@ -716,7 +716,7 @@ func (f *Fetcher) deliver(ctx context.Context, l *loop, b []byte) int {
 
 // decode decodes an answer and moves the positions it belongs to. outside are the partitions whose offset is out of range.
 func (f *Fetcher) decode(l *loop, b []byte) (as []answer, outside []asked, n int, err error) {
-	guess := 0
+	guess, room := 0, maxUnpacked
 	session, code, err := decodeFetch(b, func(name []byte) string {
 		if s, ok := l.topics[string(name)]; ok {
 			return s
@@ -739,7 +739,7 @@ func (f *Fetcher) decode(l *loop, b []byte) (as []answer, outside []asked, n int
 			f.moved(a, a.next, a.bytes)
 			return
 		}
-		records, next, cut, err := decodeBatches(r.records, a.next, nil)
+		records, next, cut, err := decodeWithin(r.records, a.next, nil, &room)
 		if err != nil {
 			f.brokenAt(a, err)
 			return

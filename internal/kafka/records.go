@@ -26,6 +26,9 @@ type Record struct {
 	Key     []byte
 	Value   []byte // nil: a tombstone
 	Headers []Header
+	// LeftOut is the size of a record that was too large to be read, in bytes; 0: it was read. Then Value and Headers are nil, and Key is if it was long.
+	// A broker takes such a record only within a compressed batch.
+	LeftOut int64
 }
 
 // Batch is what one fetch brought for one partition.
@@ -149,8 +152,8 @@ func (r *Records) Add(tp TP, key []byte, headers []Header, value ...[]byte) {
 }
 
 // AddTombstone appends a record without a value: compaction will drop the key.
-func (r *Records) AddTombstone(tp TP, key []byte) {
-	r.end(r.begin(tp, key, nil, -1), nil)
+func (r *Records) AddTombstone(tp TP, key []byte, headers ...Header) {
+	r.end(r.begin(tp, key, headers, -1), headers)
 }
 
 // begin writes a record up to its value, whose length is valueLen (-1: a tombstone).
