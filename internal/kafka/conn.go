@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -224,18 +223,16 @@ func (p *pool) put(k *conn) {
 	p.idle[k.addr] = append(p.idle[k.addr], k)
 }
 
-// forget closes the idle connections to a broker that were used last before a request failed. What cut or silenced that one (a firewall that has
+// forget closes the idle connections to a broker, after a request over another one has failed. What cut or silenced that one (a firewall that has
 // forgotten us, a broker that was replaced) has done the same to them, and to try them one after the other would cost the time-out of a request each.
-func (p *pool) forget(addr string, before time.Time) {
+// Those too that were used while the request waited: they may have been silenced just after.
+func (p *pool) forget(addr string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.idle[addr] = slices.DeleteFunc(p.idle[addr], func(k *conn) bool {
-		old := !k.used.After(before)
-		if old {
-			k.Close()
-		}
-		return old
-	})
+	for _, k := range p.idle[addr] {
+		k.Close()
+	}
+	delete(p.idle, addr)
 }
 
 func (p *pool) close() {
@@ -260,12 +257,11 @@ func (c *Client) grab(ctx context.Context, addr string) (*conn, error) {
 
 // askOn sends a request over a connection that was grabbed, and gives it back.
 func (c *Client) askOn(ctx context.Context, k *conn, req protocol.Message, timeout time.Duration) (protocol.Message, error) {
-	began := time.Now()
 	m, err := k.roundTrip(ctx, req, timeout)
 	if err != nil {
 		k.Close()
 		if !errors.Is(err, context.Canceled) { // else it was we who lost patience
-			c.conns.forget(k.addr, began)
+			c.conns.forget(k.addr)
 		}
 		return nil, fmt.Errorf("broker %s: %w", k.addr, err)
 	}

@@ -68,6 +68,8 @@ type Fetcher struct {
 	stale   bool            // metadata was found wrong
 	silent  map[string]bool // brokers that do not answer, and of which we said so
 
+	blind bool // the director's own: there was no metadata the last time, and we said so
+
 	kick    chan struct{} // wakes the director
 	answers chan []answer
 }
@@ -401,9 +403,11 @@ func (f *Fetcher) place(ctx context.Context, wg *sync.WaitGroup) (homeless bool,
 	}
 	f.mu.Unlock()
 	if lost {
-		if err := f.c.refresh(ctx); err != nil && ctx.Err() == nil {
+		err := f.c.refresh(ctx)
+		if err != nil && !f.blind && ctx.Err() == nil { // once until there is some again, not once per try
 			f.c.log.Warn("fetch: no metadata; trying on", zap.Error(err))
 		}
+		f.blind = err != nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -576,7 +580,6 @@ func (f *Fetcher) exchange(ctx context.Context, l *loop, maxWait time.Duration) 
 		l.session.epoch = -1
 	}
 	l.request(k.cid, f.c.clientID, maxWait, f.cfg.MaxBytes)
-	began := time.Now()
 	b, err := k.exchange(l.out, maxWait+requestTimeout, func(n int) []byte {
 		if n <= cap(l.spare) {
 			return l.spare[:n]
@@ -591,7 +594,7 @@ func (f *Fetcher) exchange(ctx context.Context, l *loop, maxWait time.Duration) 
 	if err != nil {
 		k.Close()
 		l.conn = nil
-		f.c.conns.forget(l.addr, began)
+		f.c.conns.forget(l.addr)
 	}
 	return b, err
 }
