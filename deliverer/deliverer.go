@@ -7,7 +7,8 @@
 //	settings.go   a subscription's record, made ready to send       keeper.go    the one clock: due tasks, ticks
 //	post.go       the one place that knows HTTP                     answer.go    what came back
 //	verdict.go    pure: what an answer means                        schedule.go  pure: when to try again
-//	flush.go      outcomes: written, marked, counted                dedup.go     marks in Redis
+//	flush.go      outcomes: written, marked, counted                outlet.go    a partition that takes nothing, a record that is refused
+//	dedup.go      marks in Redis                                    recent.go    what ended here lately
 //	progress.go   pure: what is finished, in 4 KiB of metadata      tiers.go     pure: where does a task wait
 //	lease.go      the right to start sends                          memory.go    the bound on what is read
 //	clerk.go      changes of subscriptions' records                 redrive.go   dead tasks back in line
@@ -88,8 +89,9 @@ type Deliverer struct {
 	lastGen  int32
 	inFlight atomic.Int64
 	senders  atomic.Int64
-	aborted  atomic.Bool // the process ends: what fails now is nobody's failure
-	warned   time.Time   // of clock skew
+	aborted  atomic.Bool                    // the process ends: what fails now is nobody's failure
+	choked   atomic.Pointer[map[int32]bool] // partition numbers whose outcomes cannot be written; nil: none
+	warned   time.Time                      // of clock skew
 }
 
 // New checks the configuration and makes a deliverer; it makes no round trip.
@@ -190,7 +192,7 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	readers.Go(func() { d.redriver.run(reading) })
 	readers.Go(func() { d.clerk.run(reading) })
 	writers.Go(func() { d.keeper.run(writing) })
-	writers.Go(func() { (&flusher{d: d, counts: map[attemptLabel]int{}}).run(writing) })
+	writers.Go(func() { newFlusher(d).run(writing) })
 
 	err = d.generations(reading, writing, group, &readers, stopReading)
 	d.aborted.Store(true)
@@ -249,7 +251,7 @@ const (
 func (d *Deliverer) newFetchers() (hot, cold *kafka.Fetcher) {
 	full := func(tp kafka.TP) bool {
 		p := (*d.parts.Load())[tp]
-		if p == nil || p.full(time.Now()) || d.memory.full() {
+		if p == nil || p.full(time.Now()) || d.chokes(tp.Partition) || d.memory.full() {
 			return true
 		}
 		return p.replay && d.memory.fullForReplays()

@@ -2,11 +2,8 @@ package deliverer
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
@@ -15,22 +12,27 @@ import (
 // verdictSeen ends an item whose mark appeared: somebody else has finished it.
 const verdictSeen schemas.Verdict = "seen"
 
-// collector is where ended items wait to be written. Senders only append; one flusher takes all that is there and writes it in one go, in the order of
+// collector is where ended items wait to be written. Senders only append; one flusher takes what is there and brings it through the order of
 // durability: tier and dead records, attempts, marks, progress (lane.go says what a crash between two of them means).
 type collector struct {
-	mu       sync.Mutex
-	ended    []*item
-	flushing []*item
-	since    time.Time
-	signal   chan struct{} // capacity 1
-	enough   chan struct{} // capacity 1: flushMost are waiting
+	mu     sync.Mutex
+	ended  []*item
+	signal chan struct{} // capacity 1
+	enough chan struct{} // capacity 1: flushMost are waiting
+
+	// books is held by the flusher while items change hands, and never over a round trip. It comes before mu and before a lane's mutex.
+	books   sync.Mutex
+	shelves map[int32]*shelf
+	written []*item // durable; their marks and progress are under way
 }
 
 const (
 	// flushMost are written at once without waiting for more.
 	flushMost = 2000
-	// flushAgain is the pause before what could not be written is tried again.
-	flushAgain = time.Second
+	// flushBytes is about how much of bodies is written to a partition at once.
+	flushBytes = 4 << 20
+	// flushLook is how often a flusher with unwritten items looks whether some partition takes none.
+	flushLook = 250 * time.Millisecond
 )
 
 // collect takes over an item that has come to something. Called with or without a lane's mutex held.
@@ -39,9 +41,6 @@ func (d *Deliverer) collect(it *item) {
 	c.mu.Lock()
 	c.ended = append(c.ended, it)
 	n := len(c.ended)
-	if n == 1 {
-		c.since = time.Now()
-	}
 	c.mu.Unlock()
 	if n == 1 {
 		poke(c.signal)
@@ -58,23 +57,51 @@ func poke(ch chan struct{}) {
 	}
 }
 
-// unflushed are the items that have ended and may not be durable yet.
+// unflushed are the items that have ended and may not be durable, marked and finished yet.
 func (c *collector) unflushed() []*item {
+	c.books.Lock()
+	defer c.books.Unlock()
+	out := append([]*item(nil), c.written...)
+	for _, s := range c.shelves {
+		for o := range s.all() {
+			out = append(append(out, o.flying...), o.waiting...)
+		}
+		for _, r := range s.refused {
+			out = append(out, r.it)
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append(append([]*item(nil), c.flushing...), c.ended...)
+	return append(out, c.ended...)
 }
 
 // flusher writes what was collected. One goroutine owns it.
+//
+//	collector ─▶ outlet of a tier or of dead ─▶ outlet of attempts ─▶ marks ─▶ progress
+//
+// Each partition that is written to has an outlet (outlet.go): one write is under way at a time, and what comes meanwhile waits and goes in one piece
+// when it has ended. So a partition without a leader holds up nothing but its own.
 type flusher struct {
 	d       *Deliverer
-	later   kafka.Records // tiers and dead
-	tried   kafka.Records
 	buf     []byte
 	task    schemas.Task
 	attempt schemas.Attempt
 	marks   []Mark
 	counts  map[attemptLabel]int
+	spare   []*item        // a buffer for collector.ended
+	free    []*kafka.Write // with their buffers
+	taken   uint64         // how often the collector was emptied
+	drains  []drain
+
+	noteMu sync.Mutex
+	ended  []*outlet // whose writes have ended
+	acked  chan struct{}
+}
+
+// drain is somebody who waits until what was taken up to a time is written.
+type drain struct {
+	taken uint64
+	done  chan struct{}
 }
 
 type attemptLabel struct {
@@ -82,109 +109,166 @@ type attemptLabel struct {
 	reason  schemas.Reason
 }
 
-// run flushes until ctx ends; drain is answered when everything collected before is written.
+func newFlusher(d *Deliverer) *flusher {
+	return &flusher{d: d, counts: map[attemptLabel]int{}, acked: make(chan struct{}, 1)}
+}
+
+// run flushes until ctx ends. drain is answered when everything collected before is written, but for what goes to partitions that take nothing.
 func (f *flusher) run(ctx context.Context) {
 	c := &f.d.collector
+	defer f.abandon()
+	linger, look := newStopped(), newStopped()
+	defer linger.Stop()
+	defer look.Stop()
+	looking := false
 	for {
+		take := false
 		select {
 		case <-ctx.Done():
 			return
 		case done := <-f.d.drain:
-			f.flush(ctx)
-			close(done)
-			continue
+			f.drains = append(f.drains, drain{f.taken + 1, done})
+			take = true
 		case <-c.signal:
+			linger.Reset(f.d.cfg.Linger)
+			continue
+		case <-linger.C:
+			take = true
+		case <-c.enough:
+			take = true
+		case <-f.acked:
+		case <-look.C:
+			looking = false
 		}
-		if linger := f.d.cfg.Linger; linger > 0 {
-			timer := time.NewTimer(linger)
-			select {
-			case <-timer.C:
-			case <-c.enough:
-				timer.Stop()
-			case done := <-f.d.drain:
-				timer.Stop()
-				f.flush(ctx)
-				close(done)
-				continue
-			case <-ctx.Done():
-				timer.Stop()
-				return
-			}
+		if f.step(ctx, take) && !looking {
+			looking = true
+			look.Reset(flushLook)
 		}
-		f.flush(ctx)
 	}
 }
 
-// flush writes everything that is collected now.
-func (f *flusher) flush(ctx context.Context) {
+// newStopped is a timer that does not run yet.
+func newStopped() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// step brings everything one step on that can go on. take says to empty the collector, too. open says that something is not written yet.
+func (f *flusher) step(ctx context.Context, take bool) (open bool) {
+	d, c := f.d, &f.d.collector
+	c.books.Lock()
+	now := time.Now()
+	f.settle(now)
+	if take {
+		f.take(now)
+	}
+	open = f.begin(now)
+	f.judge(now)
+	written := c.written // only we write to it
+	c.books.Unlock()
+	if len(written) > 0 {
+		f.mark(ctx, written)
+		f.count(written)
+		for _, it := range written {
+			f.finish(it)
+		}
+		c.books.Lock()
+		clear(c.written)
+		c.written = c.written[:0]
+		c.books.Unlock()
+	}
+	waiting := f.drains[:0]
+	for _, w := range f.drains {
+		if d.collector.drained(w.taken) {
+			close(w.done)
+		} else {
+			waiting = append(waiting, w)
+		}
+	}
+	f.drains = waiting
+	return open
+}
+
+// take empties the collector. The books are held.
+func (f *flusher) take(now time.Time) {
 	c := &f.d.collector
 	c.mu.Lock()
-	c.flushing, c.ended = c.ended, c.flushing[:0]
-	items := c.flushing
+	items := c.ended
+	c.ended = f.spare
 	c.mu.Unlock()
-	if len(items) == 0 {
+	f.taken++
+	for _, it := range items {
+		it.taken = f.taken
+		f.route(it, now)
+	}
+	clear(items)
+	f.spare = items[:0]
+}
+
+// route puts an item where it is written next. The books are held.
+func (f *flusher) route(it *item, now time.Time) {
+	c := &f.d.collector
+	s := f.shelfOf(it.part.tp.Partition)
+	switch it.out.verdict {
+	case "": // the process ends: nothing happened
 		return
-	}
-	written, failed := f.writeLater(ctx, items)
-	written, failedToo := f.writeAttempts(ctx, written)
-	failed = append(failed, failedToo...)
-	f.mark(ctx, written)
-	f.count(written)
-	for _, it := range written {
-		f.finish(it)
-	}
-	c.mu.Lock()
-	clear(c.flushing)
-	c.flushing = c.flushing[:0]
-	c.ended = append(c.ended, failed...)
-	c.mu.Unlock()
-	if len(failed) > 0 && ctx.Err() == nil {
-		f.d.metrics.flushFailed.Inc()
-		time.AfterFunc(flushAgain, func() { poke(c.signal) })
+	case schemas.VerdictRetry, schemas.VerdictPostponed, verdictHop:
+		it.lane.strike(it)
+		s.put(&s.tiers[tierFor(f.d.tiers, it.out.due.Sub(now))], it)
+	case schemas.VerdictDead:
+		s.put(&s.dead, it)
+	default:
+		if it.out.started.IsZero() {
+			c.written = append(c.written, it)
+		} else {
+			s.put(&s.tried, it)
+		}
 	}
 }
 
-// writeLater writes the records of tasks that go on in a tier, and dead letters.
-func (f *flusher) writeLater(ctx context.Context, items []*item) (written, failed []*item) {
-	d, now := f.d, time.Now()
-	byTP := map[kafka.TP]bool{}
-	where := make([]kafka.TP, len(items))
-	f.later.Reset()
-	for i, it := range items {
-		if it.durable {
-			continue
-		}
-		switch it.out.verdict {
-		case schemas.VerdictRetry, schemas.VerdictPostponed, verdictHop:
-			it.lane.strike(it)
-			where[i] = kafka.TP{Topic: d.tiers[tierFor(d.tiers, it.out.due.Sub(now))].Name, Partition: it.part.tp.Partition}
-			f.taskAfter(it)
-			f.buf = schemas.AppendTaskHead(f.buf[:0], &f.task, len(it.Body))
-			f.later.Add(where[i], []byte(it.Subscription), nil, f.buf, it.Body)
-		case schemas.VerdictDead:
-			where[i] = kafka.TP{Topic: d.topics.Dead, Partition: it.part.tp.Partition}
-			f.buf = schemas.AppendDead(f.buf[:0], &schemas.Dead{
-				Task: it.Task, Reason: it.out.reason, At: it.out.started.Add(it.out.duration).UnixMilli(), Status: it.out.status, Detail: it.out.detail})
-			f.later.Add(where[i], []byte(it.Subscription), nil, f.buf)
-		}
+// settle takes over what became of the writes that have ended. The books are held.
+func (f *flusher) settle(now time.Time) {
+	f.noteMu.Lock()
+	ended := f.ended
+	f.ended = nil
+	f.noteMu.Unlock()
+	for _, o := range ended {
+		f.settleOne(o, now)
 	}
-	if f.later.Len() > 0 {
-		if _, err := d.appender.Append(ctx, &f.later); err != nil {
-			f.explain(err, byTP, "tier and dead records")
-		}
+	for _, s := range f.d.collector.shelves {
+		s.askAgain(now)
 	}
-	written = items[:0:0]
-	for i, it := range items {
-		if where[i].Topic != "" && byTP[where[i]] {
-			failed = append(failed, it)
-			continue
-		}
-		it.durable = true // if its attempt cannot be written now, only that is tried again
-		if it.out.verdict != "" {
-			written = append(written, it)
-		}
+}
+
+// stored goes on with an item that stands where its outlet writes. A task that was handed back untried makes no attempt; it is counted.
+func (f *flusher) stored(o *outlet, it *item) {
+	s := o.shelf
+	s.held--
+	s.bytes -= int64(it.size)
+	if o == &s.tried || it.out.started.IsZero() { // a hop, a task handed back untried
+		f.d.collector.written = append(f.d.collector.written, it)
+		return
 	}
-	return written, failed
+	s.put(&s.tried, it)
+}
+
+// add encodes an item for its outlet.
+func (f *flusher) add(o *outlet, it *item, into *kafka.Records) {
+	switch {
+	case o == &o.shelf.tried:
+		f.attemptOf(it)
+		f.buf = schemas.AppendAttempt(f.buf[:0], &f.attempt)
+		into.Add(o.tp, []byte(it.Subscription), nil, f.buf)
+	case o == &o.shelf.dead:
+		f.buf = schemas.AppendDead(f.buf[:0], &schemas.Dead{
+			Task: it.Task, Reason: it.out.reason, At: it.out.started.Add(it.out.duration).UnixMilli(), Status: it.out.status, Detail: it.out.detail})
+		into.Add(o.tp, []byte(it.Subscription), nil, f.buf)
+	default:
+		f.taskAfter(it)
+		f.buf = schemas.AppendTaskHead(f.buf[:0], &f.task, len(it.Body))
+		into.Add(o.tp, []byte(it.Subscription), nil, f.buf, it.Body)
+	}
 }
 
 // taskAfter sets f.task to the task as it goes on.
@@ -202,37 +286,6 @@ func (f *flusher) taskAfter(it *item) {
 	}
 }
 
-// writeAttempts writes what was tried and what ended. A task that was handed back untried makes no attempt; it is counted.
-func (f *flusher) writeAttempts(ctx context.Context, items []*item) (written, failed []*item) {
-	d := f.d
-	f.tried.Reset()
-	byTP := map[kafka.TP]bool{}
-	for _, it := range items {
-		if it.out.started.IsZero() { // a hop, a mark that appeared, a task handed back untried
-			continue
-		}
-		f.attemptOf(it)
-		f.buf = schemas.AppendAttempt(f.buf[:0], &f.attempt)
-		f.tried.Add(kafka.TP{Topic: d.topics.Attempts, Partition: it.part.tp.Partition}, []byte(it.Subscription), nil, f.buf)
-	}
-	if f.tried.Len() > 0 {
-		if _, err := d.attempts.Append(ctx, &f.tried); err != nil {
-			f.explain(err, byTP, "attempts")
-		}
-	}
-	if len(byTP) == 0 {
-		return items, nil
-	}
-	for _, it := range items {
-		if !it.out.started.IsZero() && byTP[kafka.TP{Topic: d.topics.Attempts, Partition: it.part.tp.Partition}] {
-			failed = append(failed, it)
-		} else {
-			written = append(written, it)
-		}
-	}
-	return written, failed
-}
-
 func (f *flusher) attemptOf(it *item) {
 	f.attempt = schemas.Attempt{
 		TaskID: it.ID, Subscription: it.Subscription, Company: it.Company, EventID: it.EventID, EventType: it.EventType, EntityID: it.EntityID,
@@ -242,28 +295,6 @@ func (f *flusher) attemptOf(it *item) {
 	}
 	if !it.out.due.IsZero() {
 		f.attempt.NextDue = it.out.due.UnixMilli()
-	}
-}
-
-// explain notes which partitions failed and says so, once per flush.
-func (f *flusher) explain(err error, byTP map[kafka.TP]bool, what string) {
-	var ae *kafka.AppendError
-	if !errors.As(err, &ae) {
-		// Nothing is known about any partition: all of them are tried again.
-		for tp := range *f.d.parts.Load() {
-			byTP[kafka.TP{Topic: f.d.topics.Attempts, Partition: tp.Partition}] = true
-			byTP[kafka.TP{Topic: f.d.topics.Dead, Partition: tp.Partition}] = true
-			for _, t := range f.d.tiers {
-				byTP[kafka.TP{Topic: t.Name, Partition: tp.Partition}] = true
-			}
-		}
-	} else {
-		for _, p := range ae.Partitions {
-			byTP[p.TP] = true
-		}
-	}
-	if !errors.Is(err, context.Canceled) {
-		f.d.log.Error("outcomes could not be written; their tasks stay unfinished and it is tried again", zap.String("what", what), zap.Error(err))
 	}
 }
 

@@ -29,7 +29,7 @@ import (
 //	 │   subscription paused or disabled ──────────────────────────────────────┼──▶ dead: paused
 //	 │   POST, one deadline over everything (post.go); Judge (verdict.go)      │
 //	 └─────────────────────────────────────────────────────────────────────────┘
-//	      │ outcome                                                                          flush.go
+//	      │ outcome                                                                          flush.go, outlet.go
 //	      ▼
 //	 1. the next tier's record, or the dead letter      (acks=all)
 //	 2. the attempt                                     (acks=all)
@@ -106,7 +106,7 @@ type item struct {
 	until     time.Time // the send's deadline; zero: not sent by us
 	awaits    time.Time // the owner before may be sending it until then
 	attempted bool      // a sender has had it
-	durable   bool      // what goes on from it is written; the flusher's
+	taken     uint64    // the flush that took it; the flusher's
 
 	out outcome
 }
@@ -307,7 +307,7 @@ func (l *lane) work(now time.Time) {
 		}
 		l.d.keeper.watch(l)
 	}
-	if !l.d.lease.holds(now) {
+	if !l.d.lease.holds(now) || l.choked() {
 		return // the keeper looks again, and at once when the lease comes back
 	}
 	for len(l.senders)-len(l.idle) < min(l.want, l.busy+l.line.n) {
@@ -378,7 +378,7 @@ func (l *lane) nextFor(s *sender) *item {
 
 // pick takes the next task that may be sent now out of the line.
 func (l *lane) pick(now time.Time) *item {
-	for l.line.n > 0 && l.busy < l.want && !l.closed && l.d.lease.holds(now) {
+	for l.line.n > 0 && l.busy < l.want && !l.closed && l.d.lease.holds(now) && !l.choked() {
 		it := l.line.head
 		if it.part.lost.Load() {
 			l.drop(l.line.pop())
@@ -410,6 +410,9 @@ func (l *lane) pick(now time.Time) *item {
 	}
 	return nil
 }
+
+// choked says that what comes of the lane's tasks cannot be written for now (outlet.go): none is sent. All of a lane's tasks have one partition number.
+func (l *lane) choked() bool { return l.line.n > 0 && l.d.chokes(l.line.head.part.tp.Partition) }
 
 // refused deals with a line that may not move for now: what would wait longer than a moment goes to a tier, so that the partition's offset moves on.
 func (l *lane) refused(why schemas.Reason, wait time.Duration, now time.Time) {
@@ -665,7 +668,9 @@ func (l *lane) tick(now time.Time) bool {
 		return false
 	}
 	if d := now.Sub(l.tickAt); d >= 250*time.Millisecond {
-		l.rate += (float64(l.ended-l.tickEnds)/d.Seconds() - l.rate) / 2
+		if !l.choked() {
+			l.rate += (float64(l.ended-l.tickEnds)/d.Seconds() - l.rate) / 2
+		}
 		l.tickEnds, l.tickAt = l.ended, now
 		l.fastest, l.fastNow = l.fastNow, 0
 		if l.fastest > 0 && l.fastest < l.d.keeper.fastAnswer() && l.want > wantFirst {
@@ -693,6 +698,11 @@ func (l *lane) tick(now time.Time) bool {
 func (l *lane) sweep(now time.Time) {
 	switch {
 	case l.line.n == 0 || !l.d.lease.holds(now):
+	case l.choked(): // nobody's fault, and a hand-back could not be written either: when it is over, nothing has become old
+		for it := l.line.head; it != nil; it = it.next {
+			it.arrived = now
+		}
+		l.endedAt = now
 	case l.stuck(now):
 		l.shed(0, schemas.ReasonFull, 0, now)
 	case now.Sub(l.line.head.arrived) > lineAge:

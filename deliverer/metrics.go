@@ -15,12 +15,13 @@ type metrics struct {
 	copies      prometheus.Counter
 	failOpen    prometheus.Counter
 	flushFailed prometheus.Counter
+	refused     *prometheus.CounterVec // topic
 	lost        *prometheus.CounterVec // topic
 	stopped     *prometheus.CounterVec // topic
 	redriven    prometheus.Counter
 
-	inFlight, memory, lease, lag, lanes *prometheus.Desc
-	d                                   *Deliverer
+	inFlight, memory, unwritten, lease, lag, lanes *prometheus.Desc
+	d                                              *Deliverer
 }
 
 func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
@@ -39,12 +40,14 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 		skipped:     prometheus.NewCounter(opts("skipped_total", "Tasks not tried because a mark says that the try, or the task, has ended.")),
 		copies:      prometheus.NewCounter(opts("copies_total", "Second copies of a task that was in memory already.")),
 		failOpen:    prometheus.NewCounter(opts("redis_fail_open_total", "Batches that went on without marks because Redis did not answer.")),
-		flushFailed: prometheus.NewCounter(opts("flush_failed_total", "Flushes that could not write all outcomes; they are tried again.")),
+		flushFailed: prometheus.NewCounter(opts("flush_failed_total", "Times that a partition took no outcomes for more than a second; they wait in memory, and it is tried on.")),
+		refused:     prometheus.NewCounterVec(opts("refused_total", "Records of outcomes that Kafka refused for good (too large, against a policy); the log says what became of each."), []string{"topic"}),
 		lost:        prometheus.NewCounterVec(opts("lost_tasks_total", "Offsets that retention removed before they were delivered."), []string{"topic"}),
 		stopped:     prometheus.NewCounterVec(opts("partitions_stopped_total", "Partitions that are not read any more; the log says why."), []string{"topic"}),
 		redriven:    prometheus.NewCounter(opts("redriven_total", "Dead letters put back in line.")),
 		inFlight:    desc("in_flight", "Sends under way."),
 		memory:      desc("tasks_in_memory", "Tasks read and not finished."),
+		unwritten:   desc("unwritten_outcomes", "Outcomes that are being written or wait for a partition that takes none.", "partition"),
 		lease:       desc("lease", "1 while sends may start: an offset commit succeeded within the last two thirds of kafka.session_timeout."),
 		lag:         desc("lag_tasks", "Tasks of a partition that are not finished, as of its last fetch.", "topic", "partition"),
 		lanes:       desc("lanes", "Lanes by state.", "state"),
@@ -52,7 +55,7 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.attempts, m.seconds, m.skipped, m.copies, m.failOpen, m.flushFailed, m.lost, m.stopped, m.redriven, m} {
+	for _, c := range []prometheus.Collector{m.attempts, m.seconds, m.skipped, m.copies, m.failOpen, m.flushFailed, m.refused, m.lost, m.stopped, m.redriven, m} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -62,7 +65,7 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 
 // Describe and Collect give what is read when it is asked for.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.inFlight, m.memory, m.lease, m.lag, m.lanes} {
+	for _, d := range []*prometheus.Desc{m.inFlight, m.memory, m.unwritten, m.lease, m.lag, m.lanes} {
 		ch <- d
 	}
 }
@@ -75,6 +78,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	tasks, _ := m.d.memory.counts()
 	gauge(m.inFlight, float64(m.d.inFlight.Load()))
 	gauge(m.memory, float64(tasks))
+	for partition, n := range m.d.collector.heldCounts() {
+		gauge(m.unwritten, float64(n), strconv.Itoa(int(partition)))
+	}
 	held := 0.0
 	if m.d.lease.holds(now) {
 		held = 1
