@@ -344,7 +344,11 @@ func (l *lane) run(s *sender) {
 }
 
 // nextFor books what the sender has just done and gives it the next task; nil: its time is over.
+//
+// The settings are read first, because pick sets the deadline by them: on a young lane the first send had the default time-out, and after a change the
+// next one the old.
 func (l *lane) nextFor(s *sender) *item {
+	l.settingsNow()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -371,6 +375,7 @@ func (l *lane) nextFor(s *sender) *item {
 		l.idle = append(l.idle, s)
 		l.mu.Unlock()
 		<-s.wake
+		l.settingsNow()
 		l.mu.Lock()
 		now = time.Now()
 	}

@@ -5,6 +5,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hookferry/hookferry/internal/sandbox"
+	"github.com/hookferry/hookferry/internal/subscriptions"
 )
 
 // The sequence that this chases: a sender finds that the subscription has changed and begins to read it; a second sender is told that this has been
@@ -48,4 +51,29 @@ func TestNoSenderTakesSettingsFromBeforeAChangeThatItCouldSee(t *testing.T) {
 		default:
 		}
 	}
+}
+
+// A sender sets its deadline when it takes a task, and once that was before it read the settings: the first send of a lane had the default time-out,
+// and the first after a change the old one.
+func TestTheFirstSendAndTheFirstAfterAChangeHaveTheirSubscriptionsTimeout(t *testing.T) {
+	inBubble(t, func(*sandbox.Received) string { return "/hang" }, func(t *testing.T, w *world) {
+		s := w.subscribe("/x", func(d *subscriptions.Draft) { d.Timeout = 20 * time.Second })
+		w.member()
+		w.put(w.task(s))
+		pass(22 * time.Second)
+		shorter := 2 * time.Second
+		s, err := w.writer.Update(w.ctx, s.ID, subscriptions.Change{Timeout: &shorter})
+		w.must(err)
+		w.put(w.task(s))
+		pass(4 * time.Second)
+		as := w.attempts()
+		if len(as) < 2 {
+			t.Fatalf("%d attempts", len(as))
+		}
+		for i, want := range []time.Duration{20 * time.Second, shorter} {
+			if took := time.Duration(as[i].DurationMicros) * time.Microsecond; took != want {
+				t.Errorf("send %d was given up after %v, want %v", i+1, took, want)
+			}
+		}
+	})
 }
