@@ -367,19 +367,20 @@ type Lag struct {
 	OldestDue    time.Time
 }
 
-// ReadLag counts the tasks that no deliverer has finished, by subscription and partition, from the group's committed offsets and their metadata.
-func ReadLag(ctx context.Context, c *kafka.Client, group, subscription string, watch Watch) ([]Lag, error) {
+// ReadWaiting calls fn with the tasks that no deliverer has finished, as they lie in the log now: what lies behind the group's committed offsets and is not
+// named as finished in their metadata. A task of which two records are about comes twice. It is fn's only until fn returns.
+func ReadWaiting(ctx context.Context, c *kafka.Client, group, subscription string, watch Watch, fn func(partition int32, t *schemas.Task)) error {
 	var tps []kafka.TP
 	for _, topic := range c.Topics().LaneTopics() {
 		places, err := placesOf(ctx, c, topic, subscription, kafka.Earliest)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		tps = slices.AppendSeq(tps, maps.Keys(places))
 	}
 	committed, err := c.CommittedOffsets(ctx, c.Config().TopicPrefix+group, tps)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	from, finished := map[kafka.TP]int64{}, map[kafka.TP]inherited{}
 	for _, tp := range tps {
@@ -389,21 +390,29 @@ func ReadLag(ctx context.Context, c *kafka.Client, group, subscription string, w
 			finished[tp] = in
 		}
 	}
+	var task schemas.Task
+	return scan(ctx, c, from, watch, func(tp kafka.TP, r *kafka.Record) bool {
+		in := finished[tp]
+		if done, _ := in.at(r.Offset); done || schemas.DecodeTask(r.Value, &task) != nil || subscription != "" && task.Subscription != subscription {
+			return true
+		}
+		fn(tp.Partition, &task)
+		return true
+	})
+}
+
+// ReadLag counts the tasks that no deliverer has finished, by subscription and partition, from the group's committed offsets and their metadata.
+func ReadLag(ctx context.Context, c *kafka.Client, group, subscription string, watch Watch) ([]Lag, error) {
 	type place struct {
 		subscription string
 		partition    int32
 	}
 	found := map[place]*Lag{}
-	var task schemas.Task
-	err = scan(ctx, c, from, watch, func(tp kafka.TP, r *kafka.Record) bool {
-		in := finished[tp]
-		if done, _ := in.at(r.Offset); done || schemas.DecodeTask(r.Value, &task) != nil || subscription != "" && task.Subscription != subscription {
-			return true
-		}
-		l := found[place{task.Subscription, tp.Partition}]
+	err := ReadWaiting(ctx, c, group, subscription, watch, func(partition int32, task *schemas.Task) {
+		l := found[place{task.Subscription, partition}]
 		if l == nil {
-			l = &Lag{Subscription: strings.Clone(task.Subscription), Partition: tp.Partition}
-			found[place{l.Subscription, tp.Partition}] = l
+			l = &Lag{Subscription: strings.Clone(task.Subscription), Partition: partition}
+			found[place{l.Subscription, partition}] = l
 		}
 		l.Waiting++
 		if task.FirstTriedAt != 0 {
@@ -416,8 +425,10 @@ func ReadLag(ctx context.Context, c *kafka.Client, group, subscription string, w
 		if l.OldestDue.IsZero() || due.Before(l.OldestDue) {
 			l.OldestDue = due
 		}
-		return true
 	})
+	if err != nil {
+		return nil, err
+	}
 	out := make([]Lag, 0, len(found))
 	for _, l := range found {
 		out = append(out, *l)
@@ -428,5 +439,5 @@ func ReadLag(ctx context.Context, c *kafka.Client, group, subscription string, w
 		}
 		return strings.Compare(a.Subscription, b.Subscription)
 	})
-	return out, err
+	return out, nil
 }

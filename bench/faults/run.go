@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -63,6 +66,8 @@ type world struct {
 	events    int
 	rate      float64
 
+	dir string // of this run: ledgers, log of faults, verdict
+
 	mu     sync.Mutex
 	faults []Fault
 	from   time.Time // what compareP99 compares
@@ -76,6 +81,7 @@ func (w *world) fault(kind FaultKind, do func() error) error { return w.faultOn(
 // faultOn is fault with the process, or whatever else it is done to.
 func (w *world) faultOn(kind FaultKind, who string, do func() error) error {
 	start := time.Now()
+	w.tell("begins", Fault{kind, who, start, start})
 	err := do()
 	w.log(Fault{kind, who, start, time.Now()})
 	return err
@@ -83,9 +89,22 @@ func (w *world) faultOn(kind FaultKind, who string, do func() error) error {
 
 // log notes what was done to the system by others.
 func (w *world) log(f Fault) {
+	w.tell("ended", f)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.faults = append(w.faults, f)
+}
+
+// tell writes a line to the log of faults, which is there to be read even if the rig dies over a fault.
+func (w *world) tell(what string, f Fault) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	file, err := os.OpenFile(filepath.Join(w.dir, "faults.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return // a scenario without a directory, as in tests
+	}
+	defer file.Close()
+	fmt.Fprintf(file, "%s\t%s\n", what, f)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -139,21 +158,49 @@ func (r *runner) deployment(ctx context.Context, c rig.DeployConfig) (*rig.Deplo
 // receiverName of subscription i of a company, unlike that of every other run on the same brokers.
 func receiverName(run, company, i int) string { return fmt.Sprintf("r%d-%d-%d", run, company, i) }
 
+// stage is one run between its beginning and its verdict.
+type stage struct {
+	s     *scenario
+	w     *world
+	p     *rig.Publisher
+	sent  *rig.SentFile
+	subs  []rig.Subscription
+	owed  map[string]func(int) bool
+	marks *rig.Marks
+	warm  int // events that were sent before anything was done
+	had   map[string]rig.Resources
+}
+
+// schedule of receivers that do not always answer 2xx: as many tries as the default, soon after each other, since a run lasts minutes.
+func schedule() []time.Duration {
+	waits := make([]time.Duration, 10)
+	for i := 1; i < len(waits); i++ {
+		waits[i] = 5 * time.Second
+	}
+	return waits
+}
+
+// versions is how many events an entity has.
+const versions = 4
+
 // subscriptions makes the companies and receivers of a run.
-func (r *runner) subscriptions(s *scenario, w *world) (subs []rig.Subscription, owed map[string]func(int) bool) {
-	owed = map[string]func(int) bool{}
+func (g *stage) subscriptions(run int) {
+	g.owed = map[string]func(int) bool{}
 	for c := range companies {
-		w.companies = append(w.companies, fmt.Sprintf("run%d-company%d", r.runs, c))
+		g.w.companies = append(g.w.companies, fmt.Sprintf("run%d-company%d", run, c))
 		for i := range perCompany {
-			name, script := receiverName(r.runs, c, i), "/ok"
-			if s.paths != nil {
-				script = s.paths(c, i)
+			name, script := receiverName(run, c, i), "/ok"
+			if g.s.paths != nil {
+				script = strings.TrimSuffix(g.s.paths(c, i), "/NAME")
 			}
-			subs = append(subs, rig.Subscription{Company: w.companies[c], Path: strings.TrimSuffix(script, "/NAME") + "/" + name})
-			owed[name] = func(company int) bool { return company == c }
+			sub := rig.Subscription{Company: g.w.companies[c], Path: script + "/" + name}
+			if script != "/ok" {
+				sub.Schedule = schedule()
+			}
+			g.subs = append(g.subs, sub)
+			g.owed[name] = func(company int) bool { return company == c }
 		}
 	}
-	return subs, owed
 }
 
 // run lets events flow while the scenario acts, waits until all is quiet, and checks.
@@ -170,46 +217,212 @@ func (r *runner) run(ctx context.Context, s *scenario) (err error) {
 			r.close() // what broke once is not trusted with another scenario
 		}
 	}()
-	subs, owed := r.subscriptions(s, w)
-	d := w.d
-	if err := errors.Join(d.Farm.Reset(), d.Subscribe(ctx, subs), d.StartRouter(ctx, "router"), d.StartDeliverer(ctx, "deliverer-1"), d.StartDeliverer(ctx, "deliverer-2")); err != nil {
-		return err
-	}
-	p, err := d.Publisher(w.companies)
-	if err != nil {
+	g := &stage{s: s, w: w}
+	defer func() {
+		if err != nil && w.dir != "" {
+			r.keep(w, err)
+		}
+	}()
+	if err := r.begin(ctx, g); err != nil {
 		return err
 	}
 	acted := make(chan error, 1)
 	go func() { acted <- s.act(ctx, w) }()
-	ledger, err := s.flows(ctx, w, p)
+	_, err = s.flows(ctx, w, g.p)
 	if aerr := <-acted; err == nil {
 		err = aerr
 	}
 	if err != nil {
 		return err
 	}
-	want := int64(len(ledger) * perCompany)
-	rest := s.rest
-	if rest == 0 {
-		rest = time.Minute
-	}
-	rig.Until(rest, "all owed arrive", func() bool { return d.Farm.Count() >= want })
-	if err := pause(ctx, 8*time.Second); err != nil { // longer than a session time-out: a late second copy would show up now
+	if err := g.settle(ctx); err != nil {
 		return err
 	}
-	seen, err := d.Farm.Ledger(fmt.Sprintf("r%d-", r.runs))
-	if err != nil {
+	if w.ran, err = g.evidence(ctx); err != nil {
 		return err
 	}
-	w.ran = &Run{Events: ledger, First: p.First(), Owed: owed, Receivers: seen, Faults: w.faults}
 	f := Check(w.ran)
-	if err := s.verdict(f, seen, w, time.Since(began)); err != nil {
+	if err := s.verdict(f, w, time.Since(began)); err != nil {
 		return err
 	}
 	if s.check != nil {
 		return s.check(ctx, w)
 	}
 	return nil
+}
+
+// begin opens the ledgers, makes the subscriptions, starts the services, and lets a few events through so that what the services hold can be compared with
+// what they hold at the end.
+func (r *runner) begin(ctx context.Context, g *stage) (err error) {
+	w, d := g.w, g.w.d
+	w.dir = filepath.Join(d.Dir, fmt.Sprintf("run-%d-%s", r.runs, g.s.name))
+	if err := errors.Join(os.RemoveAll(w.dir), os.MkdirAll(w.dir, 0o700)); err != nil {
+		return err
+	}
+	g.subscriptions(r.runs)
+	// Where a p99 is compared, the pauses of the disk would be measured: there the farm's lines survive the death of every process, not of the machine.
+	sync := !g.s.compareP99
+	if err := errors.Join(d.Farm.Reset(), d.Farm.Open(filepath.Join(w.dir, "farm.ledger"), sync), d.Subscribe(ctx, g.subs),
+		d.StartRouter(ctx, "router"), d.StartDeliverer(ctx, "deliverer-1"), d.StartDeliverer(ctx, "deliverer-2")); err != nil {
+		return err
+	}
+	if g.marks, err = d.Marks(ctx); err != nil {
+		return err
+	}
+	if g.p, err = d.VersionPublisher(w.companies, versions); err != nil {
+		return err
+	}
+	if g.sent, err = rig.CreateSentFile(filepath.Join(w.dir, "publisher.ledger")); err != nil {
+		return err
+	}
+	g.p.Keep(g.sent)
+	return g.warmUp(ctx)
+}
+
+// warmEvents are sent before a run: each company's first 40.
+const warmEvents = 40 * companies
+
+func (g *stage) warmUp(ctx context.Context) error {
+	if _, err := g.p.Open(ctx, warmEvents, 400); err != nil {
+		return err
+	}
+	g.warm = warmEvents
+	prompt := 0
+	for _, sub := range g.subs {
+		if rig.Delivers(sub.Path) && !strings.Contains(sub.Path, "/flap/") {
+			prompt++
+		}
+	}
+	farm := g.w.d.Farm
+	if err := rig.Until(time.Minute, "the first events arrive", func() bool {
+		return farm.Distinct(g.prefix()) >= int64(prompt*warmEvents/companies) || ctx.Err() != nil
+	}); err != nil {
+		return err
+	}
+	g.had = g.w.d.Resources()
+	return farm.Reset()
+}
+
+// prefix of the names of this run's receivers, and of no other's.
+func (g *stage) prefix() string {
+	name := rig.ReceiverName(g.subs[0].Path)
+	return name[:strings.Index(name, "-")+1]
+}
+
+// settle waits until all that is owed has arrived, all that can end has ended, and the services hold what they held before; not longer than allowed. What is
+// missing then is for the checker to say.
+func (g *stage) settle(ctx context.Context) error {
+	rest := g.s.rest
+	if rest == 0 {
+		rest = time.Minute
+	}
+	until := time.Now().Add(rest)
+	want := int64(0)
+	delivers := map[int32]bool{}
+	for i, sub := range g.subs {
+		if delivers[int32(i)] = rig.Delivers(sub.Path); delivers[int32(i)] {
+			for _, e := range g.p.Sent()[g.warm:] {
+				if e.Fate == rig.Accepted && g.owed[rig.ReceiverName(sub.Path)](e.Company) {
+					want++
+				}
+			}
+		}
+	}
+	d := g.w.d
+	rig.Until(rest, "all owed arrive", func() bool { return ctx.Err() != nil || d.Farm.Distinct(g.prefix()) >= want })
+	until = later(until, time.Now().Add(20*time.Second)) // what has arrived has yet to be written down
+	for ctx.Err() == nil && time.Now().Before(until) {
+		lag, err := d.RouterLag(ctx)
+		waiting, werr := d.Waiting(ctx, g.subs)
+		if err == nil && werr == nil && lag == 0 && !slices.ContainsFunc(waiting, func(t rig.Waiting) bool { return delivers[t.Subscription] }) {
+			break
+		}
+		if err := pause(ctx, 500*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	if err := pause(ctx, 8*time.Second); err != nil { // longer than a session time-out: a late second copy would show up now
+		return err
+	}
+	until = later(until, time.Now().Add(time.Minute))
+	for ctx.Err() == nil && time.Now().Before(until) {
+		now := d.Resources()
+		grown := false
+		for name := range now {
+			grown = grown || Grown(g.had, name, now[name]) != ""
+		}
+		if !grown {
+			break
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// evidence gathers the ledgers and what the topics say.
+func (g *stage) evidence(ctx context.Context) (*Run, error) {
+	w := g.w
+	if err := errors.Join(g.sent.Close(), w.d.Farm.Open("", false)); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	run := &Run{Owed: g.owed, Receivers: map[string][]rig.Request{}, Faults: slices.Clone(w.faults), Paths: map[string]string{}, Lease: leaseOf(w.d.Settings()),
+		Before: g.had, After: w.d.Resources()}
+	w.mu.Unlock()
+	var err error
+	if run.First, run.Events, err = rig.ReadSent(filepath.Join(w.dir, "publisher.ledger")); err != nil {
+		return nil, err
+	}
+	all, err := rig.ReadRequests(filepath.Join(w.dir, "farm.ledger"))
+	if err != nil {
+		return nil, err
+	}
+	run.requests(all, g.prefix())
+	for _, sub := range g.subs {
+		name := rig.ReceiverName(sub.Path)
+		run.Names = append(run.Names, name)
+		run.Paths[name] = sub.Path
+	}
+	run.Topics, err = w.d.ReadTopics(ctx, g.marks, g.subs)
+	return run, err
+}
+
+// requests sorts the farm's ledger by receivers. Those of other runs and of a scenario's own subscriptions are nobody's here.
+func (r *Run) requests(all []rig.Request, prefix string) {
+	count := map[string]int{}
+	for i := range all {
+		count[all[i].Name]++
+	}
+	for i := range all {
+		q := &all[i]
+		switch {
+		case strings.HasPrefix(q.Path, "/never/"):
+			r.Never = append(r.Never, *q)
+		case strings.HasPrefix(q.Name, prefix):
+			if r.Receivers[q.Name] == nil {
+				r.Receivers[q.Name] = make([]rig.Request, 0, count[q.Name])
+			}
+			r.Receivers[q.Name] = append(r.Receivers[q.Name], *q)
+		}
+	}
+}
+
+// leaseOf is how long a deliverer may be stalled without losing anything, with these settings.
+func leaseOf(settings map[string]string) time.Duration {
+	session, err := time.ParseDuration(settings["HOOKFERRY_KAFKA_SESSION_TIMEOUT"])
+	if err != nil {
+		return leaseTerm
+	}
+	return session * 2 / 3
 }
 
 // flows lets events flow, beside act.
@@ -236,39 +449,8 @@ func (w *world) size(s *scenario) {
 	}
 }
 
-// verdict prints one line, and what was found wrong below it.
-func (s *scenario) verdict(f *Finding, seen map[string][]rig.Entry, w *world, took time.Duration) error {
-	share := float64(f.Duplicates) / float64(max(f.Delivered, 1))
-	ok := f.OK() && !(s.noRepeat && f.Duplicates > 0) && (s.maxDuplicates == 0 || share <= s.maxDuplicates)
-	note := ""
-	if s.compareP99 {
-		before, during := p99(seen, w.from.Add(-30*time.Second), w.from), p99(seen, w.from, w.to)
-		ratio := float64(during) / float64(before)
-		note = fmt.Sprintf(", p99 %.1f ms over 30 s before, %.1f ms over 40 s with a join and a leave: %.2f x (goal <= 1.2)", ms(before), ms(during), ratio)
-	}
-	word := "ok  "
-	if !ok {
-		word = "FAIL"
-	}
-	fmt.Printf("%s  %-16s %s: accepted %d, unknown %d, owed %d, delivered %d, lost %d, duplicates %d, unexplained %d%s (%.0f s, seed %d)\n",
-		word, s.name, s.what, f.Accepted, f.Unknown, f.Owed, f.Delivered, len(f.Lost), f.Duplicates, len(f.Unexplained), note, took.Seconds(), w.seed)
-	for _, list := range [][]string{f.Lost, f.Ghost, f.Misrouted, f.Unexplained, f.Changed} {
-		for i, line := range list {
-			if i == 5 {
-				fmt.Printf("      and %d more\n", len(list)-i)
-				break
-			}
-			fmt.Println("      " + line)
-		}
-	}
-	if !ok {
-		return errors.New("see above")
-	}
-	return nil
-}
-
 // p99 of the time from due to arrival, of what arrived between two moments.
-func p99(seen map[string][]rig.Entry, from, to time.Time) time.Duration {
+func p99(seen map[string][]rig.Request, from, to time.Time) time.Duration {
 	var d []time.Duration
 	for _, l := range seen {
 		for _, e := range l {

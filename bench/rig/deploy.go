@@ -48,7 +48,9 @@ func (c DeployConfig) SameBrokers(o DeployConfig) bool {
 
 func ofTopics(settings map[string]string) map[string]string {
 	m := maps.Clone(settings)
-	maps.DeleteFunc(m, func(k, _ string) bool { return !strings.HasPrefix(k, "HOOKFERRY_KAFKA_") || k == "HOOKFERRY_KAFKA_SESSION_TIMEOUT" })
+	maps.DeleteFunc(m, func(k, _ string) bool {
+		return !strings.HasPrefix(k, "HOOKFERRY_KAFKA_") || k == "HOOKFERRY_KAFKA_SESSION_TIMEOUT"
+	})
 	return m
 }
 
@@ -69,12 +71,19 @@ type Deployment struct {
 	ports    map[string]int
 	keys     string
 	settings []string // NAME=value, for the services
+	asked    map[string]string
 
 	publishers int64
 }
 
 // Subscription is what Subscribe makes: one that wants all booking events of a company, at a path of the farm.
-type Subscription struct{ Company, Path string }
+type Subscription struct {
+	Company, Path string
+	Schedule      []time.Duration // the waits before each try; nil: the default
+	Timeout       time.Duration   // of a try; 0: the default
+
+	ID string // set by Subscribe
+}
 
 // Deploy builds the binary, starts Kafka, Redis and the farm (this very program with -farm), and creates the topics.
 func Deploy(ctx context.Context, c DeployConfig) (*Deployment, error) {
@@ -180,7 +189,7 @@ func (d *Deployment) keysAndClient() (err error) {
 
 // Configure writes the services' configuration. Services that run keep the one they began with.
 func (d *Deployment) Configure(c DeployConfig) error {
-	d.settings = pairs(c.Settings)
+	d.settings, d.asked = pairs(c.Settings), c.Settings
 	_, port, _ := strings.Cut(d.Farm.Addr, ":")
 	d.cfg = filepath.Join(d.Dir, "hookferry.yml")
 	text := fmt.Sprintf(`kafka:
@@ -218,6 +227,9 @@ func pairs(env map[string]string) []string {
 // Client is the rig's own client of Kafka, past any proxy.
 func (d *Deployment) Client() *kafka.Client { return d.client }
 
+// Settings are the environment variables that services are started with.
+func (d *Deployment) Settings() map[string]string { return d.asked }
+
 // StopServices stops every router and deliverer and forgets them; Kafka, Redis and the farm stay.
 func (d *Deployment) StopServices() {
 	var wg sync.WaitGroup
@@ -231,7 +243,7 @@ func (d *Deployment) StopServices() {
 	clear(d.Services)
 }
 
-// Subscribe makes all the subscriptions side by side and returns when each is live: what is published from now on is owed.
+// Subscribe makes all the subscriptions side by side, tells the farm their secrets, and returns when each is live: what is published from now on is owed.
 func (d *Deployment) Subscribe(ctx context.Context, subs []Subscription) error {
 	keyring, err := secrets.NewKeyring(d.keys)
 	if err != nil {
@@ -260,19 +272,33 @@ func (d *Deployment) Subscribe(ctx context.Context, subs []Subscription) error {
 	errs := make([]error, len(subs))
 	for i, s := range subs {
 		wg.Go(func() {
-			_, _, errs[i] = w.Create(ctx, subscriptions.Draft{Company: s.Company, Name: strings.ReplaceAll(s.Path, "/", " "), URL: "http://" + d.Farm.Addr + s.Path, Events: []string{"booking.*"}})
+			secret := secrets.NewWebhookSecret()
+			if errs[i] = d.Farm.Tell(ReceiverName(s.Path), string(secret.Reveal())); errs[i] != nil {
+				return
+			}
+			live, _, err := w.Create(ctx, subscriptions.Draft{Company: s.Company, Name: strings.ReplaceAll(s.Path, "/", " "), URL: "http://" + d.Farm.Addr + s.Path,
+				Events: []string{"booking.*"}, Schedule: s.Schedule, Timeout: s.Timeout, Secret: &secret})
+			if errs[i] = err; err == nil {
+				subs[i].ID = live.ID
+			}
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-// Publisher appends events of these companies. Each publisher of a deployment counts from a number of its own, the first one from 0, so that what
-// comes late is not taken for what comes next.
+// Publisher appends events of these companies, each with an entity of its own. Each publisher of a deployment counts from a number of its own, the first
+// one from 0, so that what comes late is not taken for what comes next.
 func (d *Deployment) Publisher(companies []string) (*Publisher, error) {
-	p, err := NewPublisher(d.client, companies)
+	return d.VersionPublisher(companies, 0)
+}
+
+// VersionPublisher appends events of entities with so many versions each.
+func (d *Deployment) VersionPublisher(companies []string, versions int) (*Publisher, error) {
+	p, err := NewPublisher(d.client, companies, versions)
 	if err == nil {
 		p.next = d.publishers * 100_000_000
+		p.first = p.next
 		d.publishers++
 	}
 	return p, err

@@ -18,17 +18,13 @@ import (
 	"time"
 )
 
-// Farm is a set of receivers behind one listener. The path says who is meant and how it behaves:
-//
-//	/ok/NAME       answers 200 at once
-//	/hang/NAME     reads the request and never answers
-//	/delay/50ms/NAME  answers 200 after a while
-//	/status/503/NAME  answers that status
+// Farm is a set of receivers behind one listener. The path says who is meant and how it behaves: see script.
 //
 // It speaks just enough HTTP/1.1 to be much cheaper than what it measures: one goroutine a connection, one read and one write a
 // request. It is fed by our own client only; hostile input is the business of the tests of deliverer/post.go.
 //
-// Every request is kept: the measurements (latency, rate) and the loss check read the same ledger.
+// It keeps what it sees in one of two ways. For the bench: entries in memory, nothing verified, nothing synced. For the fault rig, from the moment it
+// is told a file: a line per request in that file, with what two verifiers say of the signature, on the disk before a 2xx is answered.
 type Farm struct {
 	ln    net.Listener
 	ctl   *http.Server
@@ -38,6 +34,9 @@ type Farm struct {
 	count atomic.Int64 // answered with 2xx
 	body  []byte       // the first one of the newest connection
 	open  sync.WaitGroup
+
+	file atomic.Pointer[SyncFile] // nil: entries in memory
+	n    atomic.Int64             // number of the last request in the file
 }
 
 // Entry is one request as the farm saw it.
@@ -52,9 +51,25 @@ type Entry struct {
 	Sum     uint64 `json:"sum"` // FNV-1a of the body: a try of one task must not differ from another
 }
 
+// ledger is what is kept of one receiver.
 type ledger struct {
+	keys atomic.Pointer[keys]
+
 	mu      sync.Mutex
 	entries []Entry
+	tries   map[string]int // by webhook-id, of receivers that flap
+	good    map[int64]bool // events that were answered with 2xx, while there is a file
+}
+
+// try counts the tries of one webhook-id.
+func (l *ledger) try(id string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tries == nil {
+		l.tries = map[string]int{}
+	}
+	l.tries[id]++
+	return l.tries[id]
 }
 
 // NewFarm listens on a free port of 127.0.0.1, and on another one for the questions that a measurement asks.
@@ -79,6 +94,7 @@ func NewFarm() (*Farm, error) {
 	mux.HandleFunc("/stats", func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(f.Stats(r.FormValue("prefix")))
 	})
+	f.handleFiles(mux)
 	f.ctl = &http.Server{Handler: mux}
 	f.open.Go(func() { f.ctl.Serve(ctl) })
 	f.open.Go(f.accept)
@@ -153,6 +169,7 @@ func (f *Farm) reset() {
 	for _, l := range f.names {
 		l.mu.Lock()
 		l.entries = l.entries[:0]
+		l.tries, l.good = nil, nil
 		l.mu.Unlock()
 	}
 	f.count.Store(0)
@@ -179,38 +196,6 @@ func (f *Farm) accept() {
 	}
 }
 
-// script is what a path asks for, found once a connection: a connection carries one subscription's webhooks only.
-type script struct {
-	path   string
-	ledger *ledger
-	status int
-	delay  time.Duration
-	hang   bool
-	answer []byte
-}
-
-func (f *Farm) script(path string) *script {
-	s := &script{path: path, status: 200}
-	parts := strings.SplitN(strings.TrimPrefix(path, "/"), "/", 2)
-	name := path
-	if len(parts) == 2 {
-		arg, rest, _ := strings.Cut(parts[1], "/")
-		switch name = parts[1]; parts[0] {
-		case "hang":
-			s.hang = true
-		case "delay":
-			s.delay, _ = time.ParseDuration(arg)
-			name = rest
-		case "status":
-			s.status, _ = strconv.Atoi(arg)
-			name = rest
-		}
-	}
-	s.ledger = f.ledger(name)
-	s.answer = fmt.Appendf(nil, "HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n", s.status)
-	return s
-}
-
 func (f *Farm) serve(c net.Conn) {
 	defer c.Close()
 	r := bufio.NewReaderSize(c, 64<<10)
@@ -218,14 +203,22 @@ func (f *Farm) serve(c net.Conn) {
 	var body []byte
 	first := true
 	for {
-		path, h, err := readHead(r)
+		h, err := readHead(r)
 		if err != nil {
 			return
 		}
-		if s == nil || s.path != path {
-			s = f.script(path)
+		if s == nil || s.path != h.path {
+			s = parseScript(h.path, f.Addr())
+			s.ledger = f.ledger(s.name)
 		}
+		b := s.now(h.id, time.Now())
 		body = slices.Grow(body[:0], h.length)[:h.length]
+		if file := f.file.Load(); file != nil {
+			if !f.keep(c, r, file, s, b, h, body) {
+				return
+			}
+			continue
+		}
 		if _, err := io.ReadFull(r, body); err != nil {
 			return
 		}
@@ -235,26 +228,52 @@ func (f *Farm) serve(c net.Conn) {
 			f.body = slices.Clone(body)
 			f.mu.Unlock()
 		}
-		e := Entry{At: time.Now().UnixNano(), ID: h.id, Attempt: h.attempt, Status: s.status, Sum: fnv1a(body)}
+		e := Entry{At: time.Now().UnixNano(), ID: h.id, Attempt: h.attempt, Status: b.status, Sum: fnv1a(body)}
 		e.Seq, e.Due = mark(body)
-		if s.hang {
+		if _, ok := b.meet(c, r); !ok {
 			e.Status = 0
 			s.ledger.add(e)
-			r.Peek(1) // until the client gives up
-			return
-		}
-		if s.delay > 0 {
-			time.Sleep(s.delay)
-		}
-		if _, err := c.Write(s.answer); err != nil {
 			return
 		}
 		e.Done = time.Now().UnixNano()
 		s.ledger.add(e)
-		if s.status/100 == 2 {
+		if b.status/100 == 2 {
 			f.count.Add(1)
 		}
 	}
+}
+
+// meet does what the script says after a request has been read. done is when the last of the answer was about to be written, or all was over; before it
+// nobody can have heard the answer. Not ok: the connection is over.
+func (b *behaviour) meet(c net.Conn, r *bufio.Reader) (done time.Time, ok bool) {
+	if b.delay > 0 {
+		time.Sleep(b.delay)
+	}
+	switch {
+	case b.hang:
+		r.Peek(1) // until the client gives up
+		return time.Now(), false
+	case b.reset:
+		c.Write(b.answer[:len(b.answer)/2])
+		if tcp, ok := c.(*net.TCPConn); ok {
+			tcp.SetLinger(0) // Close sends RST
+		}
+		return time.Now(), false
+	case b.drip:
+		for i := range b.answer {
+			done = time.Now()
+			if _, err := c.Write(b.answer[i : i+1]); err != nil {
+				return done, false
+			}
+			if i < len(b.answer)-1 {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		return done, true
+	}
+	done = time.Now()
+	_, err := c.Write(b.answer)
+	return done, err == nil
 }
 
 func (f *Farm) lastBody() []byte {
@@ -271,27 +290,28 @@ func (l *ledger) add(e Entry) {
 
 type head struct {
 	length, attempt int
-	id              string
+	path, id        string
+	stamp, sig      string
 }
 
-func readHead(r *bufio.Reader) (path string, h head, err error) {
+func readHead(r *bufio.Reader) (h head, err error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
-		return "", h, err
+		return h, err
 	}
 	_, rest, _ := bytes.Cut(line, []byte(" "))
 	p, _, ok := bytes.Cut(rest, []byte(" "))
 	if !ok {
-		return "", h, errors.New("request line")
+		return h, errors.New("request line")
 	}
-	path = string(p)
+	h.path = string(p)
 	for {
 		if line, err = r.ReadSlice('\n'); err != nil {
-			return "", h, err
+			return h, err
 		}
 		name, value, ok := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(":"))
 		if !ok {
-			return path, h, nil
+			return h, nil
 		}
 		value = bytes.TrimSpace(value)
 		switch {
@@ -301,11 +321,15 @@ func readHead(r *bufio.Reader) (path string, h head, err error) {
 			h.id = string(value)
 		case bytes.EqualFold(name, []byte("webhook-attempt")):
 			h.attempt, _ = strconv.Atoi(string(value))
+		case bytes.EqualFold(name, []byte("webhook-timestamp")):
+			h.stamp = string(value)
+		case bytes.EqualFold(name, []byte("webhook-signature")):
+			h.sig = string(value)
 		}
 	}
 }
 
-// An event's entity id carries what a measurement wants to know of it: its number and when it was due.
+// A text of each event, by default its entity id, carries what a measurement wants to know of it: its number and when it was due.
 const markLen = len("bk-0000000000-0000000000000000000")
 
 func putMark(dst []byte, seq, due int64) {

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -55,6 +56,44 @@ func (c *FarmClient) Stats(prefix string) (s Stats, err error) {
 
 func (c *FarmClient) Ledger(prefix string) (l map[string][]Entry, err error) {
 	return l, c.ask("/ledger?prefix="+url.QueryEscape(prefix), &l)
+}
+
+// Open makes the farm write a ledger from now on, in a new file; an empty name ends the ledger. Requests that are under way may still end in the one before.
+// sync=false leaves out fdatasync, where the disk's own pauses would be measured.
+func (c *FarmClient) Open(file string, sync bool) error {
+	return c.tell("/open", map[string]any{"File": file, "Sync": sync})
+}
+
+// Tell the farm the secrets of a receiver, as whsec_ texts, newest first: who verifies must know them before the first request.
+func (c *FarmClient) Tell(name string, secrets ...string) error {
+	return c.tell("/secret", map[string]any{"Name": name, "Secrets": secrets})
+}
+
+// Distinct is how many pairs of receiver and event were answered with 2xx since the last Reset, each counted once; -1 if the farm does not answer. Only
+// with a ledger.
+func (c *FarmClient) Distinct(prefix string) int64 {
+	n := int64(-1)
+	if c.ask("/distinct?prefix="+url.QueryEscape(prefix), &n) != nil {
+		return -1
+	}
+	return n
+}
+
+func (c *FarmClient) tell(path string, what any) error {
+	b, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	client := http.Client{Timeout: 60 * time.Second}
+	res, err := client.Post("http://"+c.Control+path, "application/json", bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if msg, _ := io.ReadAll(res.Body); res.StatusCode != http.StatusOK {
+		return fmt.Errorf("the farm refused %s: %s", path, msg)
+	}
+	return nil
 }
 
 func (c *FarmClient) ask(path string, into any) error {

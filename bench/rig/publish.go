@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"time"
 
 	"github.com/hookferry/hookferry/internal/kafka"
@@ -24,16 +23,21 @@ const (
 	Unknown       // may be written or not
 )
 
-// Sent is one line of the publisher's ledger; its place in the ledger is the event's sequence number.
+// Sent is one line of the publisher's ledger; its place in the ledger is the event's sequence number, less the publisher's first.
 type Sent struct {
 	Company int
+	Entity  int64 // of that company; -1: the event has one of its own
+	Version int   // of the entity, from 1
 	Due     int64 // UnixNano
 	Fate    Fate
 }
 
-// Publisher appends booking events whose entity id carries the sequence number and the due time, so that a receiver can tell which
+// Publisher appends booking events whose booking id carries the sequence number and the due time, so that a receiver can tell which
 // event it sees and how long it took. The Avro bytes of one real sample are patched in place: the publisher must cost little, since
 // it runs beside what is measured.
+//
+// The entity id is the booking id, so that each event has an entity of its own, unless the publisher is made with versions: then an entity has that
+// many events, and the order in which they arrive can be checked.
 type Publisher struct {
 	appender  *kafka.Appender
 	topic     string
@@ -45,36 +49,86 @@ type Publisher struct {
 	key       []byte
 	next      int64
 	first     int64
+
+	versions int     // events of one entity; 0: the entity id is the mark
+	version  []int   // where each template carries the version
+	entity   [][]int // where each template carries the entity id
+	tps      []int32 // partition of each event of the batch under construction
+	sent     []Sent
+	ledger   *SentFile
+}
+
+// interleaved is how many entities of a company change in turn: two versions of one are so many events of the company apart.
+const interleaved = 8
+
+// place of the m-th event of a company: entities change in turn, in blocks.
+func (p *Publisher) place(m int64) (entity int64, version int) {
+	if p.versions == 0 {
+		return -1, 1
+	}
+	block := int64(interleaved * p.versions)
+	return m/block*interleaved + m%interleaved, int(m%block/interleaved) + 1
 }
 
 // eventIDLen is the length of an event id here: "evt_" and twenty digits.
 const eventIDLen = 24
 
-// NewPublisher prepares events of the given companies.
-func NewPublisher(c *kafka.Client, companies []string) (*Publisher, error) {
+// entityText is the form of an entity id where an entity has several versions.
+const entityText = "en-%010d"
+
+// NewPublisher prepares events of the given companies; versions: see Publisher.
+func NewPublisher(c *kafka.Client, companies []string, versions int) (*Publisher, error) {
 	topic := c.Topics().Events["booking"]
 	n, err := c.PartitionCount(context.Background(), topic)
 	if err != nil {
 		return nil, err
 	}
-	p := &Publisher{appender: c.NewAppender(kafka.AppenderConfig{}), topic: topic, parts: n, companies: companies}
-	mark := make([]byte, markLen)
-	putMark(mark, 0, 0)
-	id := "evt_" + fmt.Sprintf("%020d", 0)
+	if versions < 0 || versions > 60 {
+		return nil, fmt.Errorf("%d versions of an entity: a version is patched in as one byte, so it is at most 60", versions)
+	}
+	p := &Publisher{appender: c.NewAppender(kafka.AppenderConfig{}), topic: topic, parts: n, companies: companies, versions: versions}
 	for _, company := range companies {
-		ev, ok := sandbox.Sample(rand.New(rand.NewPCG(1, 1)), "booking.creation", company, 1).(*schemas.BookingEvent)
-		if !ok {
-			return nil, errors.New("BUG: the sample of booking.creation is no BookingEvent")
-		}
-		ev.Meta.EventID, ev.Meta.EntityID, ev.Data.BookingID = id, string(mark), string(mark)
-		b, err := ev.AppendAvro(schemas.AppendSingleObject(nil, schemas.EventSchema("booking").Fingerprint()))
-		if err != nil {
+		if err := p.template(company); err != nil {
 			return nil, err
 		}
-		p.templates = append(p.templates, b)
-		p.marks = append(p.marks, indexAll(b, mark, []byte(id)))
 	}
 	return p, nil
+}
+
+// template encodes one sample and finds the bytes that change from event to event.
+func (p *Publisher) template(company string) error {
+	mark := make([]byte, markLen)
+	putMark(mark, 0, 0)
+	id, entity := "evt_"+fmt.Sprintf("%020d", 0), fmt.Sprintf(entityText, 0)
+	if p.versions == 0 {
+		entity = string(mark)
+	}
+	ev, ok := sandbox.Sample(rand.New(rand.NewPCG(1, 1)), "booking.creation", company, 1).(*schemas.BookingEvent)
+	if !ok {
+		return errors.New("BUG: the sample of booking.creation is no BookingEvent")
+	}
+	ev.Meta.EventID, ev.Meta.EntityID, ev.Data.BookingID = id, entity, string(mark)
+	frame := schemas.AppendSingleObject(nil, schemas.EventSchema("booking").Fingerprint())
+	ev.Meta.EntityVersion = 2
+	second, err := ev.AppendAvro(bytes.Clone(frame))
+	if err != nil {
+		return err
+	}
+	ev.Meta.EntityVersion = 1
+	b, err := ev.AppendAvro(frame)
+	if err != nil {
+		return err
+	}
+	at := 0
+	for at < len(b) && b[at] == second[at] {
+		at++
+	}
+	p.templates = append(p.templates, b)
+	p.marks = append(p.marks, indexAll(b, mark, []byte(id)))
+	p.version = append(p.version, at)
+	places := indexAll(b, []byte(entity), []byte(id))
+	p.entity = append(p.entity, places[:len(places)-1])
+	return nil
 }
 
 // indexAll gives the places of the marks, then, last, of the event id.
@@ -90,70 +144,123 @@ func indexAll(b, mark, id []byte) []int {
 	}
 }
 
-// First is the sequence number of the first event that the next call of Open sends or that the last one sent.
+// Keep makes the publisher write its ledger: before a batch is sent, and when its fate is known.
+func (p *Publisher) Keep(f *SentFile) { p.ledger = f }
+
+// Sent is what Open has sent so far, by sequence number from First on.
+func (p *Publisher) Sent() []Sent { return p.sent }
+
+// First is the sequence number of the first event of this publisher.
 func (p *Publisher) First() int64 { return p.first }
 
 // EventBytes is the size of one event on the topic.
 func (p *Publisher) EventBytes() int { return len(p.templates[0]) }
 
 // add puts the next event of company c into the batch.
-func (p *Publisher) add(c int, due int64) {
+func (p *Publisher) add(c int, due int64) Sent {
 	b, at := p.templates[c], p.marks[c]
 	for _, i := range at[:len(at)-1] {
 		putMark(b[i:i+markLen], p.next, due)
 	}
 	i := at[len(at)-1]
 	copy(b[i:i+eventIDLen], fmt.Appendf(p.key[:0], "evt_%020d", p.next))
-	p.key = append(append(append(p.key[:0], p.companies[c]...), '/'), b[at[0]:at[0]+markLen]...)
-	p.rec.Add(kafka.TP{Topic: p.topic, Partition: kafka.Partition(p.key, p.parts)}, p.key, nil, b)
+	entity, version := p.place((p.next - p.first) / int64(len(p.companies)))
+	p.key = append(append(p.key[:0], p.companies[c]...), '/')
+	if entity >= 0 {
+		from := len(p.key)
+		p.key = fmt.Appendf(p.key, entityText, entity)
+		for _, i := range p.entity[c] {
+			copy(b[i:], p.key[from:])
+		}
+		b[p.version[c]] = byte(version << 1) // zigzag
+	} else {
+		p.key = append(p.key, b[at[0]:at[0]+markLen]...)
+	}
+	tp := kafka.TP{Topic: p.topic, Partition: kafka.Partition(p.key, p.parts)}
+	p.tps = append(p.tps, tp.Partition)
+	p.rec.Add(tp, p.key, nil, b)
 	p.next++
+	return Sent{Company: c, Entity: entity, Version: version, Due: due}
 }
 
 // Open publishes n events at the given rate, each at the moment when it is due, however slow the system answers: an open loop. An
-// event that could not be sent in time is sent late and keeps its due time, so that lateness is measured and not left out.
+// event that could not be sent in time is sent late and keeps its due time, so that lateness is measured and not left out. It may be called again, and
+// gives what this call sent.
 func (p *Publisher) Open(ctx context.Context, n int, rate float64) ([]Sent, error) {
-	begin := time.Now()
-	p.first = p.next
-	ledger := make([]Sent, n)
-	for i := 0; i < n; {
-		due := func(j int) time.Time { return begin.Add(time.Duration(float64(j) / rate * 1e9)) }
+	begin, had := time.Now(), len(p.sent)
+	due := func(j int) time.Time { return begin.Add(time.Duration(float64(j) / rate * 1e9)) }
+	for i := 0; i < n; i = len(p.sent) - had {
 		if wait := time.Until(due(i)); wait > 0 {
 			select {
 			case <-ctx.Done():
-				return ledger, ctx.Err()
+				return p.sent[had:], ctx.Err()
 			case <-time.After(wait):
 			}
 		}
 		m := i
 		for now := time.Now(); m < n && m < i+2000 && !due(m).After(now); m++ {
-			c := m % len(p.companies)
-			ledger[m] = Sent{Company: c, Due: due(m).UnixNano(), Fate: Accepted}
-			p.add(c, ledger[m].Due)
+			c := int((p.next - p.first) % int64(len(p.companies)))
+			p.sent = append(p.sent, p.add(c, due(m).UnixNano()))
 		}
-		if err := p.flush(ctx, ledger[i:m]); err != nil {
-			return ledger, err
+		if err := p.flush(ctx, p.sent[had+i:]); err != nil {
+			return p.sent[had:], err
 		}
-		i = m
 	}
-	if p.next-p.first != int64(n) {
-		panic("BUG: " + strconv.FormatInt(p.next-p.first, 10) + " events counted")
-	}
-	return ledger, nil
+	return p.sent[had:], nil
 }
 
-// flush appends the batch. A failure leaves the whole batch unknown: for a loss test that is the safe side.
-func (p *Publisher) flush(ctx context.Context, ledger []Sent) error {
-	if len(ledger) == 0 {
+// flush appends the batch and notes the fate of each event: accepted, surely not written, or unknown, which only the topic can tell.
+func (p *Publisher) flush(ctx context.Context, batch []Sent) error {
+	if len(batch) == 0 {
 		return nil
 	}
-	if _, err := p.appender.Append(ctx, &p.rec); err != nil {
-		for i := range ledger {
-			ledger[i].Fate = Unknown
+	first := p.next - int64(len(batch))
+	if p.ledger != nil {
+		if err := p.ledger.Before(first, batch); err != nil {
+			return err
 		}
-		p.rec.Reset()
+	}
+	acks, err := p.appender.Append(ctx, &p.rec)
+	p.rec.Reset()
+	if len(acks) == 0 { // not even begun, or nobody knows
+		for i := range batch {
+			batch[i].Fate = Unknown
+		}
+	}
+	left := map[int32][]kafka.Ack{}
+	for _, a := range acks {
+		left[a.Partition] = append(left[a.Partition], a)
+	}
+	for i := range batch {
+		if len(acks) == 0 {
+			break
+		}
+		part := left[p.tps[i]]
+		batch[i].Fate = fate(part[0].Err)
+		if part[0].Count--; part[0].Count == 0 {
+			left[p.tps[i]] = part[1:]
+		}
+	}
+	p.tps = p.tps[:0]
+	if p.ledger != nil {
+		p.ledger.After(first, batch)
+	}
+	if err != nil {
 		return ctx.Err()
 	}
 	return nil
+}
+
+// fate of the events of a batch that ended with err.
+func fate(err error) Fate {
+	var pe *kafka.PartitionError
+	switch {
+	case err == nil:
+		return Accepted
+	case errors.As(err, &pe) && !pe.Unknown:
+		return Rejected
+	}
+	return Unknown
 }
 
 // Closed publishes for d with at most window deliveries outstanding, each event being owed to fan receivers; delivered says how many
@@ -169,7 +276,7 @@ func (p *Publisher) Closed(ctx context.Context, d time.Duration, window, fan int
 		}
 		now := time.Now().UnixNano()
 		for i := range m {
-			p.add((events+i)%len(p.companies), now)
+			ledger[i] = p.add((events+i)%len(p.companies), now)
 		}
 		if err := p.flush(ctx, ledger[:m]); err != nil {
 			return events, time.Since(begin), err

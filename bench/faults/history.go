@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hookferry/hookferry/bench/rig"
+)
+
+// This file says what was found: one line, and below it, where a promise broke, the history of each task that it broke for.
+
+var errBroken = errors.New("see above")
+
+// Shown on the screen of each class of breaches; the kept directory has more, up to mostTold of each.
+const (
+	mostShown = 3
+	mostTold  = 50
+)
+
+// verdict prints one line, and what was found wrong below it.
+func (s *scenario) verdict(f *Finding, w *world, took time.Duration) error {
+	share := float64(f.Duplicates) / float64(max(f.Delivered, 1))
+	ok := f.OK() && !(s.noRepeat && f.Duplicates > 0) && (s.maxDuplicates == 0 || share <= s.maxDuplicates)
+	var text bytes.Buffer
+	word := "ok  "
+	if !ok {
+		word = "FAIL"
+	}
+	fmt.Fprintf(&text, "%s  %-16s %s: %s", word, s.name, s.what, f)
+	if s.compareP99 {
+		seen := w.ran.Receivers
+		before, during := p99(seen, w.from.Add(-30*time.Second), w.from), p99(seen, w.from, w.to)
+		ratio := float64(during) / float64(before)
+		fmt.Fprintf(&text, ", p99 %.1f ms over 30 s before, %.1f ms over 40 s with a join and a leave: %.2f x (goal <= 1.2)", ms(before), ms(during), ratio)
+	}
+	fmt.Fprintf(&text, " (%.0f s, seed %d)\n", took.Seconds(), w.seed)
+	for _, why := range slices.Sorted(maps.Keys(f.Explained)) {
+		fmt.Fprintf(&text, "      %d duplicates: %s\n", f.Explained[why], why)
+	}
+	if s.noRepeat && f.Duplicates > 0 {
+		fmt.Fprintf(&text, "      not one duplicate is allowed here\n")
+	}
+	if s.maxDuplicates > 0 && share > s.maxDuplicates {
+		fmt.Fprintf(&text, "      %.2f %% duplicates, %.2f %% are allowed\n", 100*share, 100*s.maxDuplicates)
+	}
+	os.Stdout.Write(text.Bytes())
+	if !ok {
+		w.ran.tell(os.Stdout, f, mostShown)
+		w.ran.tell(&text, f, mostTold)
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "verdict.txt"), text.Bytes(), 0o600); err != nil {
+		return err
+	}
+	if !ok {
+		return errBroken
+	}
+	return nil
+}
+
+func (f *Finding) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "accepted %d", f.Accepted)
+	for _, n := range []struct {
+		name string
+		n    int
+	}{{"rejected", f.Rejected}, {"unknown", f.Unknown}, {"of these in the log", f.InLog}, {"republished", f.Republished}} {
+		if n.n > 0 {
+			fmt.Fprintf(&b, ", %s %d", n.name, n.n)
+		}
+	}
+	fmt.Fprintf(&b, "; owed %d, delivered %d, lost %d", f.Owed, f.Delivered, len(f.Lost))
+	if f.Dead+f.Dropped+f.InFlight > 0 {
+		fmt.Fprintf(&b, "; tasks %d: dead %d, dropped %d, in flight %d", f.Matched, f.Dead, f.Dropped, f.InFlight)
+	}
+	fmt.Fprintf(&b, "; duplicates %d, unexplained %d", f.Duplicates, len(f.Unexplained))
+	if f.Repeats > 0 {
+		fmt.Fprintf(&b, ", copies of republished events %d", f.Repeats)
+	}
+	fmt.Fprintf(&b, "; order held for %d pairs", f.Ordered-len(f.Order))
+	if f.NoOrder != "" {
+		fmt.Fprintf(&b, " (%s)", f.NoOrder)
+	}
+	for _, c := range f.Classes() {
+		if c.Name != "lost" && c.Name != "unexplained duplicate" && len(c.List) > 0 {
+			fmt.Fprintf(&b, "; %s %d", c.Name, len(c.List))
+		}
+	}
+	return b.String()
+}
+
+// tell prints the breaches, at most so many of each class, each with its history, and then all faults.
+func (r *Run) tell(out io.Writer, f *Finding, most int) {
+	for _, c := range f.Classes() {
+		for i, b := range c.List {
+			if i == most {
+				fmt.Fprintf(out, "      %s: and %d more\n", c.Name, len(c.List)-i)
+				break
+			}
+			fmt.Fprintf(out, "      %s: %s\n", c.Name, b.Text)
+			r.history(out, b)
+		}
+	}
+	for _, fault := range r.Faults {
+		fmt.Fprintf(out, "      fault  %s\n", fault)
+	}
+}
+
+// line is one thing that happened to a task, and when, if that is known.
+type line struct {
+	at   int64
+	text string
+}
+
+// history prints all that is known of the event of a breach for its receiver, in the order in which it happened, with the faults that were near.
+func (r *Run) history(out io.Writer, b Breach) {
+	if b.Seq < 0 || b.Seq >= int64(len(r.Events)) {
+		return
+	}
+	e := &r.Events[b.Seq]
+	all := []line{{e.Due, fmt.Sprintf("publisher: event %d of company %d, entity %d, version %d: %s", r.First+b.Seq, e.Company, e.Entity, e.Version,
+		map[rig.Fate]string{rig.Accepted: "accepted", rig.Rejected: "rejected"}[e.Fate])}}
+	if e.Fate == rig.Unknown {
+		all[0].text += "unknown"
+	}
+	all = append(all, r.booked(b)...)
+	for i := range r.Receivers[b.Receiver] {
+		q := &r.Receivers[b.Receiver][i]
+		if q.Seq != r.First+b.Seq {
+			continue
+		}
+		all = append(all, line{q.At, fmt.Sprintf("receiver: request %d, %s, try %d, %d of %d bytes, own %s, reference %s, sum %.12s: %s %d at %s", q.N, q.ID, q.Attempt, q.Received,
+			q.Expected, q.Own, q.Ref, q.Sum, [...]string{"open", "answered", "cut"}[q.Outcome], q.Status, rig.Clock(q.Done))})
+	}
+	slices.SortStableFunc(all, func(x, y line) int { return int(max(-1, min(1, x.at-y.at))) })
+	const near = 10 * time.Second
+	first, last := all[0].at, all[len(all)-1].at
+	for _, f := range r.Faults {
+		if f.End.UnixNano() >= first-int64(near) && f.Start.UnixNano() <= last+int64(near) {
+			all = append(all, line{f.Start.UnixNano(), fmt.Sprintf("fault: %s until %s", strings.TrimSpace(string(f.Kind)+" "+f.Who), rig.Clock(f.End.UnixNano()))})
+		}
+	}
+	slices.SortStableFunc(all, func(x, y line) int { return int(max(-1, min(1, x.at-y.at))) })
+	for _, l := range all {
+		fmt.Fprintf(out, "         %s  %s\n", rig.Clock(l.at), l.text)
+	}
+}
+
+// booked is what the topics say of it.
+func (r *Run) booked(b Breach) (all []line) {
+	t, sub := r.Topics, int32(slices.Index(r.Names, b.Receiver))
+	if t == nil {
+		return nil
+	}
+	due := r.Events[b.Seq].Due
+	for _, l := range t.Logged {
+		if l.Seq == r.First+b.Seq {
+			all = append(all, line{due, fmt.Sprintf("log: partition %d, offset %d", l.Partition, l.Offset)})
+		}
+	}
+	for i := range t.Tasks {
+		if x := &t.Tasks[i]; x.Subscription == sub && x.Seq == r.First+b.Seq {
+			all = append(all, line{due, fmt.Sprintf("router: task %s, from partition %d, offset %d", x.ID[:], x.Partition, x.Offset)})
+		}
+	}
+	for i := range t.Attempts {
+		if x := &t.Attempts[i]; x.Subscription == sub && x.Seq == r.First+b.Seq {
+			all = append(all, line{x.StartedAt * 1e6, fmt.Sprintf("deliverer: task %s, try %d, round %d: %s %s, status %d, after %v", x.ID[:], x.Number, x.Round, x.Verdict, x.Reason, x.Status,
+				time.Duration(x.DurationMicros)*time.Microsecond)})
+		}
+	}
+	for i := range t.Dead {
+		if x := &t.Dead[i]; x.Subscription == sub && x.Seq == r.First+b.Seq {
+			all = append(all, line{1 << 62, fmt.Sprintf("dead letter: task %s, %s", x.ID[:], x.Reason)})
+		}
+	}
+	for i := range t.Waiting {
+		if x := &t.Waiting[i]; x.Subscription == sub && x.Seq == r.First+b.Seq {
+			all = append(all, line{1 << 62, fmt.Sprintf("waits: task %s, try %d, due %s", x.ID[:], x.Attempt, rig.Clock(x.Due*1e6))})
+		}
+	}
+	return all
+}
+
+// keep puts what a run left behind where it stays after the rig has cleaned up: ledgers, faults, verdict, and the services' logs.
+func (r *runner) keep(w *world, broken error) {
+	to := w.dir
+	if r.dir == "" {
+		var err error
+		if to, err = os.MkdirTemp("", fmt.Sprintf("hookferry-faults-%d-", w.seed)); err != nil {
+			fmt.Println("      nothing could be kept:", err)
+			return
+		}
+	}
+	if !errors.Is(broken, errBroken) {
+		os.WriteFile(filepath.Join(w.dir, "error.txt"), []byte(broken.Error()+"\n"), 0o600)
+	}
+	logs, _ := filepath.Glob(filepath.Join(w.d.Dir, "*.log"))
+	ours, _ := filepath.Glob(filepath.Join(w.dir, "*"))
+	for _, name := range append(logs, ours...) {
+		if filepath.Dir(name) == to {
+			continue
+		}
+		if b, err := os.ReadFile(name); err == nil {
+			os.WriteFile(filepath.Join(to, filepath.Base(name)), b, 0o600)
+		}
+	}
+	fmt.Printf("      kept in %s\n", to)
+}
