@@ -673,7 +673,7 @@ func (l *lane) tick(now time.Time) bool {
 		return false
 	}
 	if d := now.Sub(l.tickAt); d >= 250*time.Millisecond {
-		if !l.choked() {
+		if !l.choked() && l.d.lease.holds(now) { // a pause that is ours says nothing about the receiver
 			l.rate += (float64(l.ended-l.tickEnds)/d.Seconds() - l.rate) / 2
 		}
 		l.tickEnds, l.tickAt = l.ended, now
@@ -702,8 +702,10 @@ func (l *lane) tick(now time.Time) bool {
 // sweep hands back what has been in line for long and will not be sent soon, and who stands behind an entity whose send takes long.
 func (l *lane) sweep(now time.Time) {
 	switch {
-	case l.line.n == 0 || !l.d.lease.holds(now):
-	case l.choked(): // nobody's fault, and a hand-back could not be written either: when it is over, nothing has become old
+	case l.line.n == 0:
+	// Nobody's fault, and choked a hand-back could not be written either: when it is over, nothing has become old. Without this the first look after an
+	// outage of Kafka found lanes that had done nothing for as long as it had lasted, and handed healthy receivers' tasks back for half an hour.
+	case l.choked(), !l.d.lease.holds(now):
 		for it := l.line.head; it != nil; it = it.next {
 			it.arrived = now
 		}
