@@ -1,7 +1,6 @@
 package deliverer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -246,21 +245,10 @@ func (in *intake) place(l *lane, items []*item, now time.Time) {
 			l.mu.Lock()
 			open, first = l.admit(it, now)
 		}
-		remaining := time.UnixMilli(it.Due).Sub(now)
-		switch {
-		case !first:
+		if !first {
 			d.metrics.copies.Inc()
-		case it.awaits.After(now):
-			it.Body = bytes.Clone(it.Body) // it would keep its whole fetch buffer
-			d.keeper.settleAt(earlier(it.awaits, now.Add(settle)), it)
-		case it.Due == 0 || remaining <= 0:
+		} else if l.whenDue(it, now) {
 			ready = append(ready, it)
-		case waitsInMemory(d.tiers, remaining) && d.keeper.mayWait():
-			it.Body = bytes.Clone(it.Body)
-			d.keeper.dueAt(now.Add(remaining), it)
-		default:
-			it.out = outcome{verdict: verdictHop, due: time.UnixMilli(it.Due)}
-			d.collect(it)
 		}
 	}
 	if len(ready) > 0 {

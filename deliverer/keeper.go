@@ -212,6 +212,7 @@ func (k *keeper) settled(ctx context.Context, items []*item, now time.Time) (due
 	if d.marks.Seen(ctx, marks, seen) {
 		d.metrics.failOpen.Inc()
 	}
+	d.recent.seen(marks, seen) // the owner before may have been this process: partitions come back
 	for i, it := range items {
 		switch remaining := time.UnixMilli(it.Due).Sub(now); {
 		case it.part.lost.Load():

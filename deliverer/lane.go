@@ -243,6 +243,26 @@ func (l *lane) admit(it *item, now time.Time) (open, first bool) {
 	return true, true
 }
 
+// whenDue sends the first of its id to where it waits for its time, if it must: for the send of the owner before, in memory for moments, in a smaller
+// tier. True: it may be tried now. The lane's mutex is held.
+func (l *lane) whenDue(it *item, now time.Time) bool {
+	remaining := time.UnixMilli(it.Due).Sub(now)
+	switch {
+	case it.awaits.After(now):
+		it.Body = bytes.Clone(it.Body) // it would keep its whole fetch buffer
+		l.d.keeper.settleAt(earlier(it.awaits, now.Add(settle)), it)
+	case it.Due == 0 || remaining <= 0:
+		return true
+	case waitsInMemory(l.d.tiers, remaining) && l.d.keeper.mayWait():
+		it.Body = bytes.Clone(it.Body)
+		l.d.keeper.dueAt(now.Add(remaining), it)
+	default:
+		it.out = outcome{verdict: verdictHop, due: time.UnixMilli(it.Due)}
+		l.d.collect(it)
+	}
+	return false
+}
+
 // enqueue puts admitted items in line, as far as there is room, and wakes senders. The lane's mutex is held.
 func (l *lane) enqueue(items []*item, now time.Time) {
 	room := l.room(now)
@@ -292,7 +312,15 @@ func (l *lane) keep() int {
 // stuck says that nobody in this lane has heard an answer for a while; for less than that while, if its line takes memory that is scarce.
 func (l *lane) stuck(now time.Time) bool {
 	silent := now.Sub(l.endedAt)
-	return l.busy > 0 && (silent > lineAge || silent > lineSilent && l.line.n > lineShort && l.d.memory.tight())
+	return l.busy > 0 && (silent > lineAge || silent > lineSilent && l.d.memory.tight() && l.line.n+l.behind() > lineShort)
+}
+
+// behind is how many tasks wait for one of their entity before them. They take memory as those in line do.
+func (l *lane) behind() (n int) {
+	for _, holder := range l.entities {
+		n += holder.followers.n
+	}
+	return n
 }
 
 // work sees to it that somebody sends what is in line. The lane's mutex is held.
@@ -488,7 +516,8 @@ func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now t
 	fault.After(fault.LaneHandBack, nil)
 }
 
-// drop forgets an item whose partition belongs to another process now: that one has it. A copy that is still ours takes its place.
+// drop forgets an item whose partition belongs to another process now: that one has it. A copy that is still ours takes its place, and waits for its
+// time as any task that was read: it may be due later, and the owner before may be sending it.
 func (l *lane) drop(it *item) {
 	l.leaveEntity(it)
 	if l.byID[it.ID] == it {
@@ -504,7 +533,10 @@ func (l *lane) drop(it *item) {
 			c.next, held.copies = held.copies, c
 		} else {
 			l.byID[c.ID] = c
-			l.line.push(c)
+			if now := time.Now(); l.whenDue(c, now) {
+				c.arrived = now
+				l.line.push(c)
+			}
 		}
 		c = following
 	}
@@ -701,6 +733,7 @@ func (l *lane) tick(now time.Time) bool {
 
 // sweep hands back what has been in line for long and will not be sent soon, and who stands behind an entity whose send takes long.
 func (l *lane) sweep(now time.Time) {
+	hung := l.stuck(now)
 	switch {
 	case l.line.n == 0:
 	// Nobody's fault, and choked a hand-back could not be written either: when it is over, nothing has become old. Without this the first look after an
@@ -710,7 +743,7 @@ func (l *lane) sweep(now time.Time) {
 			it.arrived = now
 		}
 		l.endedAt = now
-	case l.stuck(now):
+	case hung:
 		l.shed(0, schemas.ReasonFull, 0, now)
 	case now.Sub(l.line.head.arrived) > lineAge:
 		if keep := l.keep(); l.line.n > keep {
@@ -719,7 +752,7 @@ func (l *lane) sweep(now time.Time) {
 		}
 	}
 	for _, s := range l.senders {
-		if s.it == nil || s.it.followers.n == 0 || now.Sub(s.it.followers.head.arrived) <= lineAge {
+		if s.it == nil || s.it.followers.n == 0 || now.Sub(s.it.followers.head.arrived) <= lineAge && !hung {
 			continue
 		}
 		for it := s.it.followers.pop(); it != nil; it = s.it.followers.pop() {

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -107,4 +109,69 @@ func TestNothingIsRedrivenBeforeItsProgressIsRead(t *testing.T) {
 		t.Error("it would never begin")
 	}
 	woken()
+}
+
+// The owner of the first copy is gone, the second is ours: it waits for its time, and for the send of the owner before, as if it had come alone.
+func TestACopyThatSurvivesWaitsForItsTime(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		due, awaits time.Duration
+		inLine      bool
+		settles     bool
+	}{{"due", 0, 0, true, false}, {"due later", 3 * time.Second, 0, false, false}, {"perhaps under way elsewhere", 0, 3 * time.Second, false, true}} {
+		d := &Deliverer{tiers: testTiers(), memory: &memory{mostTasks: 10, mostBytes: 10}, cfg: DefaultConfig()}
+		d.keeper = newKeeper(d)
+		l := &lane{d: d, byID: map[string]*item{}, entities: map[string]*item{}}
+		now := time.Now()
+		first := &item{Task: schemas.Task{ID: "a"}, part: &part{}}
+		second := &item{Task: schemas.Task{ID: "a", Due: now.Add(c.due).UnixMilli()}, part: &part{}, awaits: now.Add(c.awaits)}
+		d.memory.take(2, 0, 0)
+		l.admit(first, now)
+		l.admit(second, now)
+		first.part.lost.Store(true)
+		l.drop(first)
+		if inLine := l.line.head == second; inLine != c.inLine {
+			t.Errorf("%s: in line %v", c.name, inLine)
+		}
+		if waits := len(d.keeper.times) == 1; waits == c.inLine || waits && (d.keeper.times[0].settle == second) != c.settles {
+			t.Errorf("%s: the clock has %+v", c.name, d.keeper.times)
+		}
+	}
+}
+
+// A send that this process made under the generation before, and that has ended since, is not waited for, and not repeated: with or without Redis.
+func TestWhatEndedHereIsSettledWithoutRedis(t *testing.T) {
+	d := &Deliverer{tiers: testTiers(), recent: newRecent(), metrics: new(metrics), marks: new(Marks)}
+	d.metrics.failOpen = prometheus.NewCounter(prometheus.CounterOpts{Name: "x"})
+	d.keeper = newKeeper(d)
+	d.collector.signal = make(chan struct{}, 1)
+	d.recent.add([]Mark{{TaskID: "a"}})
+	now := time.Now()
+	it := &item{Task: schemas.Task{ID: "a", Attempt: 1}, part: &part{}, awaits: now.Add(-time.Millisecond)}
+	if due := d.keeper.settled(t.Context(), []*item{it}, now); len(due) != 0 || len(d.collector.ended) != 1 || it.out.verdict != verdictSeen {
+		t.Errorf("%d are tried again, verdict %q", len(due), it.out.verdict)
+	}
+}
+
+// A receiver that hangs on one entity: what waits behind it takes memory as a line does, and goes when memory is scarce.
+func TestTasksBehindAHungEntityCountWhenMemoryIsScarce(t *testing.T) {
+	d := &Deliverer{tiers: testTiers(), memory: &memory{mostTasks: 500, mostBytes: 1 << 20}, cfg: DefaultConfig(), lease: newLease(noon, 6*time.Second)}
+	d.keeper = newKeeper(d)
+	d.collector.signal, d.collector.enough = make(chan struct{}, 1), make(chan struct{}, 1)
+	d.lease.frozen.Store(false)
+	d.lease.renew(noon)
+	l := &lane{d: d, byID: map[string]*item{}, entities: map[string]*item{}, press: newPressure(4, 0), endedAt: noon, busy: 1}
+	sent := &item{part: &part{}, lane: l}
+	sent.EntityID = "b1"
+	l.entities["b1"] = sent
+	l.senders = []*sender{{it: sent}}
+	for range lineShort + 1 {
+		sent.followers.push(&item{part: &part{}, lane: l, arrived: noon})
+	}
+	d.memory.take(lineShort+2, 0, 0)
+	now := noon.Add(lineSilent + time.Millisecond)
+	l.sweep(now)
+	if n := len(d.collector.ended); n != lineShort+1 {
+		t.Errorf("%d were handed back", n)
+	}
 }
