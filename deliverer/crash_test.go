@@ -200,3 +200,27 @@ func TestAStopFinishesWhatEndsWithinGraceAndNamesTheRest(t *testing.T) {
 		t.Errorf("the hung task was tried again after %v as attempt %d: its first send could have run 5 s", again.At.Sub(stopped), again.Attempt)
 	}
 }
+
+// Redis does not answer for the moment in which tasks end, so they get no mark then. Later everything else of the sequence in Marks.Set happens: the
+// deliverer is restarted, and a router makes the tasks again.
+func TestWhatGotNoMarkWhileRedisWasAwayIsNotSentAgainByASuccessor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ts := w.many(40, "/ok")
+	r, _ := w.member()
+	w.redis.Stop()
+	w.put(ts...)
+	w.must(w.receiver.WaitDelivered(w.within(20*time.Second), "", len(ts)))
+	w.eventually(10*time.Second, "a mark that Redis did not take", r.marks.Owes)
+	w.must(w.redis.Start())
+	w.eventually(10*time.Second, "all marks in Redis", func() bool { return !r.marks.Owes() })
+	w.must(r.stop())
+	w.member()
+	w.put(ts...)
+	last := w.many(1, "/ok")
+	w.put(last...)
+	w.must(w.receiver.WaitDelivered(w.within(20*time.Second), "", len(ts)+1))
+	if n := len(duplicates(w.receiver.Ledger())); n > 0 {
+		t.Errorf("%d tasks were sent again", n)
+	}
+}

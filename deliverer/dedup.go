@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,9 @@ type Marks struct {
 	about   []int // of the batch under way on the set link, by command; like armed it belongs to whoever holds that link
 	lost    atomic.Int64
 	enabled bool
+
+	owedMu sync.Mutex
+	owed   []Mark // that Redis did not take, the oldest first; at most owedMost
 }
 
 // Mark names one mark: try number Attempt of the task's round ended, or, with Attempt 0, the round's task itself did.
@@ -241,8 +245,22 @@ func (m *Marks) Seen(ctx context.Context, tasks []Mark, seen []bool) (open bool)
 	return err != nil
 }
 
-// Set sets marks whose outcomes are durable. open says that Redis did not say so: some may be missing. One round trip, two after a loss of its keys, one
-// more if keys of ours held something else.
+const (
+	// owedMost is how many marks are kept that Redis did not take: some 6 MiB. What is more errs towards sending.
+	owedMost = 1 << 17
+	// owedBatch is how many of them are set in one round trip, which has 50 ms.
+	owedBatch = 2048
+	// owedHope: somebody who hands over waits for a Redis that has failed for a moment, and not for one that is gone.
+	owedHope = 4 * firstWait
+)
+
+// Set sets marks whose outcomes are durable. open says that Redis did not say so: some may be missing, and are owed until Settle. One round trip, two
+// after a loss of its keys, one more if keys of ours held something else.
+//
+// Why they are owed, and not given up. This process remembers what it has finished (recent.go), but another may own the partition next. The sequence:
+// Redis is slow for a tenth of a second, and the tasks of that moment are sent and get no mark; the router that made them dies before it commits; this
+// deliverer is restarted; the router's successor makes the tasks again, the deliverer's successor finds no mark and sends all of them again, and
+// nothing of that was under way.
 func (m *Marks) Set(ctx context.Context, ms []Mark) (open bool) {
 	if len(ms) == 0 {
 		return false
@@ -250,6 +268,40 @@ func (m *Marks) Set(ctx context.Context, ms []Mark) (open bool) {
 	if !m.enabled {
 		return true
 	}
+	if open = m.try(ctx, ms); open {
+		m.owedMu.Lock()
+		m.owed = append(m.owed, ms...)
+		m.owed = m.owed[max(0, len(m.owed)-owedMost):]
+		m.owedMu.Unlock()
+	}
+	return open
+}
+
+// Settle sets what is owed, as far as Redis takes it. owes says that something still is; soon, that it may be worth waiting for.
+func (m *Marks) Settle(ctx context.Context) (owes, soon bool) {
+	m.owedMu.Lock()
+	defer m.owedMu.Unlock()
+	for len(m.owed) > 0 {
+		n := min(len(m.owed), owedBatch)
+		if m.try(ctx, m.owed[:n]) {
+			m.set.whileLocked(func() { soon = m.set.wait <= owedHope })
+			return true, soon
+		}
+		m.owed = m.owed[n:]
+	}
+	m.owed = nil
+	return false, false
+}
+
+// Owes says whether some marks are owed.
+func (m *Marks) Owes() bool {
+	m.owedMu.Lock()
+	defer m.owedMu.Unlock()
+	return len(m.owed) > 0
+}
+
+// try is Set for marks that may be owed already.
+func (m *Marks) try(ctx context.Context, ms []Mark) (open bool) {
 	hour := time.Now().Unix() / hourSeconds
 	var refused []Mark
 	lost, err := m.setOnce(ctx, hour, nil, ms, &refused)

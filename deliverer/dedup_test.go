@@ -339,6 +339,55 @@ func TestAGoneRedisCostsOneBudgetNowAndThen(t *testing.T) {
 	})
 }
 
+// What Redis did not take is kept and set when it answers again, oldest first, and no more than there is room for.
+func TestMarksThatRedisDidNotTakeAreOwed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mini := miniredis.NewMiniRedis()
+		defer mini.Close()
+		up := false
+		m := newMarks(t, RedisConfig{Addr: "redis:6379", Budget: 50 * time.Millisecond, Dial: func(context.Context, string, string) (net.Conn, error) {
+			if !up {
+				return nil, errors.New("refused")
+			}
+			return mini.Dial()
+		}})
+		defer m.Close()
+		var all []Mark
+		for _, id := range taskIDs(owedMost + 100) {
+			all = append(all, Mark{TaskID: id})
+		}
+		if m.Owes() {
+			t.Error("owes before anything was asked of it")
+		}
+		for rest := all; len(rest) > 0; rest = rest[min(1000, len(rest)):] {
+			if !m.Set(context.Background(), rest[:min(1000, len(rest))]) {
+				t.Fatal("a Redis that is not there took marks")
+			}
+		}
+		if owes, soon := m.Settle(context.Background()); !owes || !soon {
+			t.Errorf("after one failure: owes %t, soon %t", owes, soon)
+		}
+		for range 100 {
+			pass(100 * time.Millisecond)
+			m.Settle(context.Background())
+		}
+		if owes, soon := m.Settle(context.Background()); !owes || soon {
+			t.Errorf("after 10 s: owes %t, soon %t", owes, soon)
+		}
+		up = true
+		pass(mostWait)
+		for m.Owes() {
+			m.Settle(context.Background())
+			pass(10 * time.Millisecond)
+		}
+		for i, got := range seen(t, m, all[50], all[99], all[100], all[len(all)-1]) {
+			if got != (i >= 2) {
+				t.Errorf("mark %d of four: seen %t", i, got)
+			}
+		}
+	})
+}
+
 // A Redis that stops in the middle of a batch: the batch is over with the budget, and what it had answered is not half believed.
 func TestASlowAnswerIsNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

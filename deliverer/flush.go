@@ -154,7 +154,7 @@ func newStopped() *time.Timer {
 	return t
 }
 
-// step brings everything one step on that can go on. take says to empty the collector, too. open says that something is not written yet.
+// step brings everything one step on that can go on. take says to empty the collector, too. open says that something is not written or not marked yet.
 func (f *flusher) step(ctx context.Context, take bool) (open bool) {
 	d, c := f.d, &f.d.collector
 	c.books.Lock()
@@ -178,16 +178,20 @@ func (f *flusher) step(ctx context.Context, take bool) (open bool) {
 		c.written = c.written[:0]
 		c.books.Unlock()
 	}
+	var owes, soon bool
+	if d.marks.Owes() {
+		owes, soon = d.marks.Settle(ctx)
+	}
 	waiting := f.drains[:0]
 	for _, w := range f.drains {
-		if d.collector.drained(w.taken) {
+		if d.collector.drained(w.taken) && !soon {
 			close(w.done)
 		} else {
 			waiting = append(waiting, w)
 		}
 	}
 	f.drains = waiting
-	return open
+	return open || owes
 }
 
 // take empties the collector. The books are held.
