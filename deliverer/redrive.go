@@ -8,19 +8,22 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
 
 // A redrive puts dead tasks back in line. Its order is a record in `replays`; the owner of partition p of `dead` reads that partition from its start to
-// the end that the order names, and writes each dead letter that it asks for to the smallest tier, as attempt 1 of a round of its own (the letter's
-// offset + 1), due now. How far it has come stands in `progress`.
+// the end that the order names, and writes each dead letter that it asks for to the smallest tier, as attempt 1 of the round after the letter's,
+// due now. How far it has come stands in `progress`.
 //
 // What if the process dies
 //
 //	between the tier's records and the progress record: the successor writes the same tasks again. They carry the same round, so their marks and the
 //	    rule that a lane holds a task once keep the copies apart.
 //	after the progress record: the successor goes on behind it.
+//	earlier, between a dead letter and its mark: the successor tried the task again, and it died again. Two letters of one death stand in `dead`; their
+//	    tasks carry the same round, because it counts the redrives of the task and does not name the letter.
 //
 // redriver follows both topics and works; run is its goroutine, and it works one order at a time.
 type redriver struct {
@@ -295,7 +298,7 @@ func (r *redriver) put(ctx context.Context, o *schemas.Replay, end schemas.Parti
 		}
 		p.Matched++
 		t := dead.Task
-		t.Round, t.Attempt, t.Due, t.Postponed, t.FirstTriedAt = rs[i].Offset+1, 1, now.UnixMilli(), 0, 0
+		t.Round, t.Attempt, t.Due, t.Postponed, t.FirstTriedAt = t.Round+1, 1, now.UnixMilli(), 0, 0
 		t.Last = &schemas.LastAttempt{At: dead.At, Status: dead.Status, Reason: dead.Reason, Detail: dead.Detail}
 		buf = schemas.AppendTask(buf[:0], &t)
 		out.Add(tier, []byte(t.Subscription), nil, buf)
@@ -304,7 +307,11 @@ func (r *redriver) put(ctx context.Context, o *schemas.Replay, end schemas.Parti
 	if n == 0 {
 		return nil
 	}
-	if _, err := r.d.appender.Append(ctx, &out); err != nil {
+	if err := fault.Before(fault.RedriveTasks); err != nil {
+		return err
+	}
+	_, err := r.d.appender.Append(ctx, &out)
+	if err = fault.After(fault.RedriveTasks, err); err != nil {
 		return err
 	}
 	r.d.metrics.redriven.Add(float64(n))
@@ -338,7 +345,11 @@ func (r *redriver) save(ctx context.Context, p *schemas.Progress) error {
 	key := []byte(p.Replay + "/" + strconv.Itoa(int(p.Partition)))
 	var out kafka.Records
 	out.Add(kafka.TP{Topic: r.d.topics.Progress, Partition: kafka.Partition(key, r.d.kafka.Config().Partitions)}, key, nil, schemas.AppendProgress(nil, p))
-	if _, err := r.d.appender.Append(ctx, &out); err != nil {
+	if err := fault.Before(fault.RedriveProgress); err != nil {
+		return err
+	}
+	_, err := r.d.appender.Append(ctx, &out)
+	if err = fault.After(fault.RedriveProgress, err); err != nil {
 		return err
 	}
 	r.mu.Lock()

@@ -27,7 +27,7 @@ type Task struct {
 	OccurredAt          int64
 	CreatedAt           int64
 	Attempt             int32 // number of the next attempt; 1 = the first
-	Round               int64 // 0, or the offset + 1 of the dead letter that a redrive took it from
+	Round               int64 // how often a redrive has taken it out of `dead`
 	Due                 int64 // 0 = now
 	Lane                LaneKind
 	Replay              string // id of the replay or catch-up; empty when live
