@@ -271,7 +271,7 @@ func (w *rerouter) batch(ctx context.Context, o *schemas.Replay, p *progress, b 
 			continue
 		}
 		taken++
-		outcome, err := w.send(ctx, o, &u)
+		outcome, err := w.send(ctx, o, &u, began)
 		if err != nil {
 			w.pass.reset()
 			return err
@@ -315,8 +315,8 @@ func wanted(o *schemas.Replay, u *Undecodable) bool {
 }
 
 // send takes one record through. A registry that is down is waited for; a record that is still undecodable stays where it is, with
-// the reason it has.
-func (w *rerouter) send(ctx context.Context, o *schemas.Replay, u *Undecodable) (string, error) {
+// the reason it has, but no schema is taken for unknown unless the registry has said so since began.
+func (w *rerouter) send(ctx context.Context, o *schemas.Replay, u *Undecodable, began time.Time) (string, error) {
 	if w.r.entities[u.Source.Topic] == "" {
 		return "gone", nil // its topic is none of this deployment's
 	}
@@ -332,7 +332,7 @@ func (w *rerouter) send(ctx context.Context, o *schemas.Replay, u *Undecodable) 
 		switch {
 		case out.wait == nil && out.reason == "":
 			return "routed", nil
-		case out.wait == nil:
+		case out.wait == nil && !w.unsure(u, out.reason, began):
 			return "still", nil
 		case !w.running(o.ID) || !w.r.owned.ownsUndecodable(u.Partition):
 			return "", errOver
@@ -343,6 +343,15 @@ func (w *rerouter) send(ctx context.Context, o *schemas.Replay, u *Undecodable) 
 			return "", ctx.Err()
 		}
 	}
+}
+
+// unsure: the reason may be an old answer of the registry. It is being asked.
+func (w *rerouter) unsure(u *Undecodable, reason string, began time.Time) bool {
+	if reason != reasonUnknownSchema {
+		return false
+	}
+	frame, _, err := schemas.Unframe(u.Value)
+	return err == nil && !w.r.schemas.answered(frame, began)
 }
 
 // save writes how far a partition has come.

@@ -91,6 +91,21 @@ func (s *resolver) find(f schemas.Frame) (*schemas.EventReader, string, *writer)
 	return nil, "", w
 }
 
+// answered says whether the registry has been asked for a lost schema since a time, and has answered. If not, it is asked: a reroute is ordered because
+// something was registered, and must not be told what was true ten seconds ago. The live path goes on meanwhile: the schema stays lost until the answer.
+func (s *resolver) answered(f schemas.Frame, since time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.writers[f]
+	if w == nil || !f.Confluent || w.reason != reasonUnknownSchema {
+		return true
+	}
+	if !w.asking && w.asked.Before(since) {
+		s.ask(w)
+	}
+	return !w.asking
+}
+
 // lookup finds a schema that is compiled in. Holds mu.
 func (s *resolver) lookup(w *writer) {
 	if schema, ok := schemas.CompiledIn(w.frame.Fingerprint); ok {
