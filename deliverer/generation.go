@@ -16,7 +16,10 @@ import (
 const (
 	commitMost = 3 * time.Second // for one commit
 	drainMost  = time.Second     // for writing down what has ended, before a hand-over
-	resolve    = 5 * time.Second // for finding the start of partitions
+	// graceShared is how much of the grace is left when the others begin to wait for us. They do for kafka.RebalanceTimeout; then the coordinator goes on
+	// without us, and would refuse the last commit, which names what has ended and what is under way.
+	graceShared = kafka.RebalanceTimeout - commitMost - drainMost - time.Second
+	resolve     = 5 * time.Second // for finding the start of partitions
 )
 
 // generations is Run's own goroutine: it takes part in one generation of the group after the other, and stops in the end.
@@ -36,17 +39,19 @@ func (d *Deliverer) generations(reading, writing context.Context, group *kafka.G
 			break
 		}
 		if err := d.begin(writing, gen); err != nil {
-			d.log.Error("a generation could not begin; trying again", zap.Error(err))
 			d.lease.frozen.Store(true)
 			gen.Release()
-			pause(reading, time.Second)
+			if !over(gen) { // else the next one is on its way
+				d.log.Error("a generation could not begin; trying again", zap.Error(err))
+				pause(reading, time.Second)
+			}
 			continue
 		}
 		d.serve(reading, writing, gen)
 		if reading.Err() != nil {
 			stopReading()
 			readers.Wait()
-			d.finishWithin(d.cfg.Grace)
+			d.finishWithin(d.cfg.Grace, writing, gen)
 		}
 		d.lease.frozen.Store(true)
 		d.drainWithin(drainMost)
@@ -90,14 +95,42 @@ func (d *Deliverer) serve(reading, writing context.Context, gen *kafka.Generatio
 	}
 }
 
-// finishWithin waits until no send is under way, but not longer than grace. No new one starts.
-func (d *Deliverer) finishWithin(grace time.Duration) {
+// over says that a generation is revoked.
+func over(gen *kafka.Generation) bool {
+	select {
+	case <-gen.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// finishWithin waits until no send is under way, but not longer than grace, and graceShared once others wait for us. No new one starts. It commits all the
+// while: whoever stops us may lose patience.
+func (d *Deliverer) finishWithin(grace time.Duration, writing context.Context, gen *kafka.Generation) {
 	d.lease.frozen.Store(true)
-	end := time.Now().Add(grace)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for d.busy() > 0 && time.Now().Before(end) {
-		<-tick.C
+	end := time.NewTimer(grace)
+	defer end.Stop()
+	look, commit := time.NewTicker(5*time.Millisecond), time.NewTicker(d.cfg.CommitInterval)
+	defer look.Stop()
+	defer commit.Stop()
+	begun, done := time.Now(), gen.Done()
+	for d.busy() > 0 {
+		select {
+		case <-look.C:
+		case <-end.C:
+			return
+		case <-done:
+			done = nil
+			end.Reset(min(graceShared, grace-time.Since(begun)))
+		case <-commit.C:
+			if err := d.commit(writing, gen, false, fault.DelivererCommit); errors.Is(err, kafka.ErrFenced) {
+				d.log.Warn("fenced while the last sends end: another member owns our partitions")
+				return
+			} else if err != nil {
+				d.log.Warn("a commit failed; trying again", zap.Error(err))
+			}
+		}
 	}
 }
 
@@ -126,7 +159,8 @@ func (d *Deliverer) drainWithin(most time.Duration) {
 	}
 }
 
-// begin takes over what the generation assigns: parts that stayed ours go on, others begin at their committed offset, lost ones end.
+// begin takes over what the generation assigns: parts that stayed ours go on, others begin at their committed offset, lost ones end. If the generation is
+// over before that is done, it gives up at once, because the others wait for us.
 func (d *Deliverer) begin(ctx context.Context, gen *kafka.Generation) error {
 	old := *d.parts.Load()
 	next := map[kafka.TP]*part{}
@@ -142,7 +176,7 @@ func (d *Deliverer) begin(ctx context.Context, gen *kafka.Generation) error {
 			fresh[tp] = c
 		}
 	}
-	if err := d.open(ctx, fresh, next); err != nil {
+	if err := whileOn(ctx, gen, func(ctx context.Context) error { return d.open(ctx, fresh, next) }); err != nil {
 		return err
 	}
 	lost := 0
@@ -188,6 +222,24 @@ func (d *Deliverer) begin(ctx context.Context, gen *kafka.Generation) error {
 	}
 	d.redriver.wake()
 	return nil
+}
+
+// whileOn does something for as long as a generation stands.
+func whileOn(ctx context.Context, gen *kafka.Generation, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-gen.Done():
+		case <-ended:
+		}
+		cancel()
+	})
+	err := do(ctx)
+	close(ended)
+	watch.Wait()
+	return err
 }
 
 // keptPartitions are those that nobody else has had since our last commit: for all topics of the partition, what stands committed is what we committed

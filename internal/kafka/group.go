@@ -24,10 +24,12 @@ import (
 // as a new member, and the coordinator waits for the old one to time out. The heartbeat is how a member learns that another joins or leaves, and until all
 // have learned it nothing new is sent or routed: so it is short, a tenth of the shortest session that is allowed. It costs the coordinator ten small requests a second and member.
 const (
-	heartbeat        = 100 * time.Millisecond
-	rebalanceTimeout = 10 * time.Second
-	joinBackoff      = 300 * time.Millisecond
+	heartbeat   = 100 * time.Millisecond
+	joinBackoff = 300 * time.Millisecond
 )
+
+// RebalanceTimeout is how long the others wait for a member that must release its generation, from Done on; then they go on without it.
+const RebalanceTimeout = 10 * time.Second
 
 // MetadataLimit is the most bytes of metadata that a broker keeps with an offset (offset.metadata.max.bytes).
 const MetadataLimit = 4096
@@ -70,7 +72,7 @@ func (c *Client) JoinGroup(gc GroupConfig) (*Group, error) {
 	log := c.log.With(zap.String("group", gc.ID)).Sugar()
 	cg, err := kgo.NewConsumerGroup(kgo.ConsumerGroupConfig{
 		ID: gc.ID, Brokers: c.cfg.Brokers, Dialer: c.dialer(), Topics: topics, GroupBalancers: []kgo.GroupBalancer{b},
-		HeartbeatInterval: c.calm.heartbeat, SessionTimeout: c.cfg.SessionTimeout, RebalanceTimeout: rebalanceTimeout, JoinGroupBackoff: joinBackoff,
+		HeartbeatInterval: c.calm.heartbeat, SessionTimeout: c.cfg.SessionTimeout, RebalanceTimeout: RebalanceTimeout, JoinGroupBackoff: joinBackoff,
 		StartOffset: kgo.FirstOffset, // of no effect: where to start without a commit is the caller's decision
 		Logger:      kgo.LoggerFunc(log.Debugf), ErrorLogger: kgo.LoggerFunc(log.Debugf),
 	})
