@@ -97,6 +97,8 @@ type Host struct {
 	conns  map[*netConn]struct{} // both ends of each, until they are closed
 	// requests decides the fate of each Kafka request that the host sends to an address; nil: all pass.
 	requests func(addr string, api int16) Fate
+	fuse     int // writes until burn is called; 0: never
+	burn     func()
 }
 
 // Fate is what becomes of a request.
@@ -299,6 +301,28 @@ func (h *Host) Requests(fate func(addr string, api int16) Fate) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.requests = fate
+}
+
+// Fuse has burn called when the host makes its n-th write from now on, before it goes out: a death at an enumerated position.
+func (h *Host) Fuse(n int, burn func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fuse, h.burn = n, burn
+}
+
+// burned counts a write.
+func (h *Host) burned() {
+	h.mu.Lock()
+	var burn func()
+	if h.fuse > 0 {
+		if h.fuse--; h.fuse == 0 {
+			burn = h.burn
+		}
+	}
+	h.mu.Unlock()
+	if burn != nil {
+		burn()
+	}
 }
 
 // Conns is how many connections the host has.
@@ -507,6 +531,9 @@ func await(changed chan struct{}, a, b time.Time) {
 
 // Write puts bytes on their way.
 func (c *netConn) Write(b []byte) (int, error) {
+	if c.near {
+		c.h.burned()
+	}
 	c.thawed()
 	if c.near && c.requested(b) == Swallow {
 		c.reset()
