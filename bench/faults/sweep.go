@@ -38,9 +38,9 @@ func shortSession(d time.Duration) func(c *rig.DeployConfig) {
 const (
 	sweepUnit  = 200 // events of the workload; five times as many deliveries
 	sweepRate  = 60  // events a second while places are swept
-	sweepLong  = 162 // places a process in the long form, and
-	sweepShort = 22  // in the others
-	sweepStart = 30  // so many writes of a process's start are places each: it joins, reads, finds its offsets
+	sweepLong  = 320 // places in the long form, and
+	sweepShort = 44  // in the others
+	sweepStart = 30  // so many places of a process's start are all taken: it joins, reads, finds its offsets
 	// sweepReach is how long a life may take to come to its place.
 	sweepReach = 30 * time.Second
 )
@@ -62,17 +62,18 @@ type sweepKill struct {
 	when time.Time
 }
 
-// sweepPlaces spreads n places over the writes of a life: the first ones each, the others evenly, in an order that mixes short and long lives, so that
-// no backlog builds up behind a hundred processes that die while they start. Every other place lies behind its write.
-func sweepPlaces(total, n int, rng *rand.Rand) []rig.KillAt {
-	first := min(sweepStart, n/2, total)
+// sweepPlaces spreads n places over a life of so many writes, each of which has two, before it and after it: the first ones all, the others evenly, in
+// an order that mixes short and long lives, so that no backlog builds up behind a hundred processes that die while they start.
+func sweepPlaces(writes, n int, rng *rand.Rand) []rig.KillAt {
+	n = min(n, 2*writes)
+	first := min(sweepStart, n/2)
 	var out []rig.KillAt
 	for i := range n {
-		at := i + 1
+		place := i
 		if i >= first {
-			at = first + 1 + (i-first)*(total-first)/(n-first)
+			place = first + (i-first)*(2*writes-first)/(n-first)
 		}
-		out = append(out, rig.KillAt{N: at, After: i%2 == 1})
+		out = append(out, rig.KillAt{N: place/2 + 1, After: place%2 == 1})
 	}
 	rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	return out
@@ -116,8 +117,8 @@ func (s *sweep) act(ctx context.Context, w *world) error {
 	if w.long {
 		n = sweepLong
 	}
-	routers := sweepPlaces(s.total["router"], n, w.rng)
-	deliverers := sweepPlaces(s.total["deliverer-1"], n, w.rng)
+	routers := sweepPlaces(s.total["router"], n/2, w.rng)
+	deliverers := sweepPlaces(s.total["deliverer-1"], n-len(routers), w.rng) // a router writes less often
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	errs := make([]error, 2)
@@ -129,12 +130,12 @@ func (s *sweep) act(ctx context.Context, w *world) error {
 		}
 	})
 	wg.Go(func() {
-		errs[1] = s.lives(ctx, w, cancel, "deliverer-1", KillDeliverer, deliverers[:n/2])
+		errs[1] = s.lives(ctx, w, cancel, "deliverer-1", KillDeliverer, deliverers[:len(deliverers)/2])
 		if errs[1] == nil {
 			errs[1] = w.d.StartDeliverer(ctx, "deliverer-2")
 		}
 		if errs[1] == nil {
-			errs[1] = s.lives(ctx, w, cancel, "deliverer-1", KillDeliverer, deliverers[n/2:])
+			errs[1] = s.lives(ctx, w, cancel, "deliverer-1", KillDeliverer, deliverers[len(deliverers)/2:])
 		}
 		if errs[1] == nil {
 			errs[1] = w.d.StartDeliverer(ctx, "deliverer-1")
@@ -226,4 +227,10 @@ func (s *sweep) report(_ context.Context, w *world) error {
 		return fmt.Errorf("%d places, %d are wanted", places, want)
 	}
 	return nil
+}
+
+// mixedPaths: of the five receivers of a company one fails now and then at the first try, so that tiers and retries are written, one breaks the connection,
+// and one is slow, so that a death meets sends under way.
+func mixedPaths(_, i int) string {
+	return []string{"/some/8/flap/1", "/some/16/flap/1/reset", "/delay/20ms", "/ok", "/ok"}[i]
 }

@@ -132,6 +132,8 @@ func TestScripts(t *testing.T) {
 		{"/flap/2/n", []int{503, 503, 200, 200}, true},
 		{"/flap/1/delay/10ms/status/429/after/7/n", []int{429, 200}, true},
 		{"/flap/1/reset/n", []int{0, 200}, true},
+		{"/some/1/flap/1/n", []int{503, 200}, true},
+		{"/some/1000003/flap/1/n", []int{200}, true},
 	}
 	for _, c := range cases {
 		t.Run(c.path, func(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 //	/early/NAME               answers 200 before it reads the body, then reads it
 //	/redirect/302/NAME        points at /never/NAME, which nobody must ask for
 //	/flap/2/...               does what the rest says on the first two tries of each task (nothing: 503), then answers 200
+//	/some/8/flap/2/...        flaps so for one task in eight, and answers 200 to the others
 //	/flap/3s/...              does what the rest says in every second 3 s, and answers 200 in between
 //
 // Words may follow each other: /flap/2/delay/1s/status/500/NAME. The name is what comes after them, and may hold slashes.
@@ -28,6 +29,7 @@ type script struct {
 	bad        behaviour // what the words say
 	flap       int       // tries of each task that meet bad
 	every      time.Duration
+	some       int // flap for one task in so many; 0: for all
 	flaps      bool
 	good       behaviour // between the flaps
 }
@@ -79,6 +81,8 @@ func parseScript(path, addr string) *script {
 		case "redirect":
 			b.status, _ = strconv.Atoi(arg)
 			b.location, said = "redirect", true
+		case "some":
+			s.some, _ = strconv.Atoi(arg)
 		case "flap":
 			s.flaps = true
 			if n, err := strconv.Atoi(arg); err == nil {
@@ -131,6 +135,7 @@ func (s *script) now(id string, at time.Time) *behaviour {
 	switch {
 	case !s.flaps:
 		return &s.bad
+	case s.some > 0 && fnv1a([]byte(id))%uint64(s.some) != 0:
 	case s.every > 0:
 		if at.UnixNano()/int64(s.every)%2 == 1 {
 			return &s.bad
