@@ -1,10 +1,5 @@
 package main
 
-// Each area of faults has a file of its own that defines its list; the lists that no file defines yet are empty here.
-var (
-	hostileScenarios []scenario
-)
-
 // allScenarios in the order in which they run, but for those that need other brokers: the rig takes those of one kind together.
 func allScenarios() []scenario {
 	var all []scenario
