@@ -93,7 +93,7 @@ func Open(cfg Config, o Options) (*Client, error) {
 			return nil, err
 		}
 	}
-	c.conns.idle = map[string][]*conn{}
+	c.conns.idle, c.conns.held = map[string][]*conn{}, map[*conn]bool{}
 	c.meta.topics, c.meta.wanted = map[string]map[int32]int32{}, map[string]bool{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
@@ -181,9 +181,20 @@ func (c *Client) dialer() *kgo.Dialer {
 // skew measures the broker's clock against ours by the append times in produce answers.
 type skew struct {
 	mu      sync.Mutex
-	samples [31]time.Duration
+	samples [31]skewSample
 	n       int // samples ever taken
 }
+
+type skewSample struct {
+	off time.Duration
+	at  time.Time
+}
+
+// A clock that was put right must be believed again soon, also by who writes little: the last skewRecent decides alone if it holds skewEnough samples.
+const (
+	skewRecent = 5 * time.Second
+	skewEnough = 3
+)
 
 // add takes a sample: the broker stamped a batch at stamped (ms) that was sent and acknowledged at these times of ours.
 // The truth lies within the round trip, so its middle is wrong by half of it at most.
@@ -191,20 +202,29 @@ func (s *skew) add(stamped int64, sent, acked time.Time) {
 	middle := sent.Add(acked.Sub(sent) / 2)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.samples[s.n%len(s.samples)] = time.UnixMilli(stamped).Sub(middle)
+	s.samples[s.n%len(s.samples)] = skewSample{time.UnixMilli(stamped).Sub(middle), acked}
 	s.n++
 }
 
 func (s *skew) median() time.Duration {
 	s.mu.Lock()
-	n := min(s.n, len(s.samples))
-	list := slices.Clone(s.samples[:n])
+	var all, recent []time.Duration
+	now := time.Now()
+	for _, sample := range s.samples[:min(s.n, len(s.samples))] {
+		all = append(all, sample.off)
+		if now.Sub(sample.at) < skewRecent {
+			recent = append(recent, sample.off)
+		}
+	}
 	s.mu.Unlock()
-	if n == 0 {
+	if len(recent) >= skewEnough {
+		all = recent
+	}
+	if len(all) == 0 {
 		return 0
 	}
-	slices.Sort(list)
-	return list[n/2]
+	slices.Sort(all)
+	return all[len(all)/2]
 }
 
 // Skew is the broker's clock minus ours, the median of recent appends to topics whose records the broker stamps; 0 until one was acknowledged.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -33,6 +34,7 @@ const (
 type conn struct {
 	net.Conn
 	addr string
+	pool *pool
 	pc   *protocol.Conn // kafka-go's requests and answers
 	br   *bufio.Reader  // our own fetch; pc leaves nothing unread between requests, so the two never disturb each other
 	cid  uint32
@@ -47,7 +49,7 @@ func (c *Client) dial(ctx context.Context, addr string) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial broker %s: %w", addr, err)
 	}
-	k := &conn{Conn: nc, addr: addr}
+	k := &conn{Conn: nc, addr: addr, pool: &c.conns}
 	// A broker that accepts and then says nothing must not hold us longer than the dial may take.
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -191,6 +193,7 @@ func (k *conn) exchange(w []byte, wait time.Duration, alloc func(n int) []byte) 
 type pool struct {
 	mu     sync.Mutex
 	idle   map[string][]*conn
+	held   map[*conn]bool // by fetch loops, in a long poll or between two
 	closed bool
 }
 
@@ -206,7 +209,7 @@ func (p *pool) get(addr string) *conn {
 			p.idle[addr] = list
 			return k
 		}
-		k.Close()
+		k.Conn.Close()
 	}
 	p.idle[addr] = list
 	return nil
@@ -216,11 +219,52 @@ func (p *pool) put(k *conn) {
 	k.used = time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.held, k)
 	if p.closed || len(p.idle[k.addr]) >= 8 {
-		k.Close()
+		k.Conn.Close()
 		return
 	}
 	p.idle[k.addr] = append(p.idle[k.addr], k)
+}
+
+// hold notes that a fetch loop keeps a connection, until that is put back or closed.
+func (p *pool) hold(k *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held[k] = true
+}
+
+func (p *pool) letGo(k *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.held, k)
+}
+
+// Close closes the connection. Not for who holds the pool's mutex.
+func (k *conn) Close() error {
+	k.pool.letGo(k)
+	return k.Conn.Close()
+}
+
+// failed deals with what the failure of a request says of the other connections to that broker. One that was not answered in time speaks against those
+// of the fetch loops too: each would otherwise cost a time-out of its own, and one that polls seldom or rests begins to wait for it only when all is
+// well again. What we closed ourselves says nothing.
+func (p *pool) failed(addr string, err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) {
+		return
+	}
+	p.forget(addr)
+	if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k := range p.held {
+		if k.addr == addr {
+			k.Conn.Close()
+			delete(p.held, k)
+		}
+	}
 }
 
 // forget closes the idle connections to a broker, after a request over another one has failed. What cut or silenced that one (a firewall that has
@@ -230,7 +274,7 @@ func (p *pool) forget(addr string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, k := range p.idle[addr] {
-		k.Close()
+		k.Conn.Close()
 	}
 	delete(p.idle, addr)
 }
@@ -241,7 +285,7 @@ func (p *pool) close() {
 	p.closed = true
 	for addr, list := range p.idle {
 		for _, k := range list {
-			k.Close()
+			k.Conn.Close()
 		}
 		delete(p.idle, addr)
 	}
@@ -260,9 +304,7 @@ func (c *Client) askOn(ctx context.Context, k *conn, req protocol.Message, timeo
 	m, err := k.roundTrip(ctx, req, timeout)
 	if err != nil {
 		k.Close()
-		if !errors.Is(err, context.Canceled) { // else it was we who lost patience
-			c.conns.forget(k.addr)
-		}
+		c.conns.failed(k.addr, err)
 		return nil, fmt.Errorf("broker %s: %w", k.addr, err)
 	}
 	c.conns.put(k)

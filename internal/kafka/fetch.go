@@ -561,6 +561,7 @@ func (f *Fetcher) exchange(ctx context.Context, l *loop, maxWait time.Duration) 
 		if k, err = f.c.grab(ctx, l.addr); err != nil {
 			return nil, err
 		}
+		f.c.conns.hold(k)
 		f.mu.Lock()
 		l.conn = k
 		f.mu.Unlock()
@@ -594,7 +595,7 @@ func (f *Fetcher) exchange(ctx context.Context, l *loop, maxWait time.Duration) 
 	if err != nil {
 		k.Close()
 		l.conn = nil
-		f.c.conns.forget(l.addr)
+		f.c.conns.failed(l.addr, err)
 	}
 	return b, err
 }

@@ -76,3 +76,50 @@ func TestForgottenConnectionsCostOneTimeout(t *testing.T) {
 		}
 	})
 }
+
+// TestALongPollOverAForgottenConnectionEndsWithTheFirstTimeout: whoever polls for half a minute learned after half a minute and the time-out of a
+// request that its connection was dead, though every other request of the process had failed long before. Tiers are polled so.
+func TestALongPollOverAForgottenConnectionEndsWithTheFirstTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		w := &world{t: t, addrs: b.Addrs(), dial: b.Dial}
+		way := &forgetful{dial: b.Dial}
+		c := w.config()
+		cl := w.open(c, kafka.Options{Dial: way.Dial})
+		defer cl.Close()
+		if _, err := cl.CreateTopics(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		other := w.open(c, kafka.Options{})
+		defer other.Close()
+		tp := kafka.TP{Topic: cl.Topics().Retry}
+		f := cl.NewFetcher(kafka.FetchConfig{MaxWait: 30 * time.Second})
+		f.Assign(map[kafka.TP]int64{tp: 0})
+		ctx, stop := context.WithCancel(t.Context())
+		came, ended := make(chan time.Time, 1), make(chan struct{})
+		go func() {
+			defer close(ended)
+			f.Run(ctx, func(context.Context, []kafka.Batch) error { came <- time.Now(); return nil })
+		}()
+		time.Sleep(time.Second) // virtual: the poll is under way
+		way.forget()
+		began := time.Now()
+		var r kafka.Records
+		r.Add(tp, nil, nil, []byte("v"))
+		if _, err := other.NewAppender(kafka.AppenderConfig{}).Append(t.Context(), &r); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cl.Offsets(t.Context(), tp.Topic, kafka.Latest); err != nil { // any request: it finds out
+			t.Fatal(err)
+		}
+		if d := (<-came).Sub(began); d > 10*time.Second {
+			t.Errorf("the record came after %v", d)
+		}
+		stop()
+		<-ended
+	})
+}
