@@ -26,9 +26,8 @@ import (
 const (
 	delivered = "delivered"
 	nobody    = "nobody's"  // decodable, and no subscription is of its company
-	deadLarge = "too large" // tasks without a body, which end as dead
 	justFits  = "just fits" // delivered in the format standard; the others may be over the limit
-	justOver  = "just over" // too large in the format standard; the others may be below the limit
+	justOver  = "too large" // a task without a body, which ends as dead, in the format standard; the others may be below the limit
 	leftOut   = "left out:" // before a reason: undecodable, but larger than `undecodable` takes: its place is kept there, and its size
 )
 
@@ -352,8 +351,8 @@ var poisons = []poisonKind{
 	{name: "body at the limit", want: justFits, heavy: true, make: padded(bodyLimit)},
 	{name: "body one byte below the limit", want: justFits, heavy: true, make: padded(bodyLimit - 1)},
 	{name: "body one byte over the limit", want: justOver, heavy: true, make: padded(bodyLimit + 1)},
-	{name: "body of quotes, twice as long as JSON", want: deadLarge, heavy: true, make: func(d *draft) { d.set("reference", some(text(strings.Repeat(`"`, bodyLimit*6/10)))) }},
-	{name: "body of control characters, six times as long as JSON", want: deadLarge, heavy: true, make: func(d *draft) { d.set("reference", some(text(strings.Repeat("\x01", 1_000_000)))) }},
+	{name: "body of quotes, twice as long as JSON", want: justOver, heavy: true, make: func(d *draft) { d.set("reference", some(text(strings.Repeat(`"`, bodyLimit*6/10)))) }},
+	{name: "body of control characters, six times as long as JSON", want: justOver, heavy: true, make: func(d *draft) { d.set("reference", some(text(strings.Repeat("\x01", 1_000_000)))) }},
 
 	// compressed batches
 	{name: "gzip", want: delivered, make: func(d *draft) { d.codec = kafka.Gzip }},
@@ -567,7 +566,7 @@ func (p *poisonRun) verify(ctx context.Context) error {
 			expectCaught += s.times * len(p.subs)
 		case justFits:
 			expectCaught += s.times
-		case nobody, deadLarge, justOver:
+		case nobody, justOver:
 		default:
 			expectKept += s.times
 		}
@@ -641,7 +640,7 @@ func (p *poisonRun) judge(s *poisoned, kept []router.Undecodable, caught map[str
 		ends += dead[sub+" "+s.eventID]
 	}
 	all := s.times * len(p.subs)
-	want := map[string][3]int{delivered: {all}, nobody: {}, deadLarge: {0, all}, justFits: {s.times}, justOver: {0, s.times}}
+	want := map[string][3]int{delivered: {all}, nobody: {}, justFits: {s.times}, justOver: {0, s.times}}
 	counts, ok := want[s.kind.want]
 	if !ok {
 		counts = [3]int{0, 0, s.times}

@@ -84,6 +84,8 @@ type RegistryError struct {
 	Status    int // of HTTP; 0: no answer
 	ErrorCode int // of the registry, such as 40403; 0: none
 	Message   string
+
+	tooLong bool // it answered 200 with more than is read
 }
 
 func (e *RegistryError) Error() string {
@@ -140,7 +142,7 @@ func NewRegistry(cfg RegistryConfig) (*Registry, error) {
 	}
 	var noPolicy *egress.Policy
 	return &Registry{
-		cfg: cfg, base: strings.TrimRight(cfg.URL, "/"), client: noPolicy.HTTPClient(cfg.Timeout, egress.Internal()),
+		cfg: cfg, base: strings.TrimRight(cfg.URL, "/"), client: noPolicy.HTTPClient(cfg.Timeout, egress.Internal(), egress.MaxBody(maxRegistryAnswer)),
 		texts: map[uint32]string{}, ids: map[registration]uint32{},
 	}, nil
 }
@@ -186,8 +188,8 @@ func (r *Registry) SchemaByID(ctx context.Context, id uint32) (string, error) {
 	}
 	err := r.call(ctx, http.MethodGet, "/schemas/ids/"+strconv.FormatUint(uint64(id), 10), "", &answer)
 	var e *RegistryError
-	if errors.As(err, &e) && e.Status == http.StatusNotFound && e.ErrorCode == 40403 {
-		e.Kind = ErrUnknownSchema
+	if errors.As(err, &e) && (e.Status == http.StatusNotFound && e.ErrorCode == 40403 || e.tooLong) {
+		e.Kind = ErrUnknownSchema // what is too long to be read is as good as not there: to wait for it would be to wait for ever
 	}
 	switch {
 	case err != nil:
@@ -261,12 +263,13 @@ func (r *Registry) call(ctx context.Context, method, path, schemaText string, an
 		return &RegistryError{Kind: ErrRegistryDown, Message: err.Error()}
 	}
 	defer resp.Body.Close()
-	doc, err := io.ReadAll(io.LimitReader(resp.Body, maxRegistryAnswer))
+	doc, err := io.ReadAll(resp.Body)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return &RegistryError{Kind: ErrRegistryDown, Status: resp.StatusCode, Message: err.Error()}
+		return &RegistryError{Kind: ErrRegistryDown, Status: resp.StatusCode, Message: err.Error(),
+			tooLong: resp.StatusCode == http.StatusOK && errors.Is(err, egress.ErrBodyTooLarge)}
 	}
 	if resp.StatusCode != http.StatusOK {
 		return answered(resp.StatusCode, doc)

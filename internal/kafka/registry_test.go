@@ -244,6 +244,31 @@ func TestRegistryDownIsNotUnknown(t *testing.T) {
 }
 
 // TestRegistryKeepsWhatItLearned for ever, and no error.
+// An answer that is too long to be read would hold its partition for ever if it were taken for no answer.
+func TestASchemaTooLongToBeReadIsUnknown(t *testing.T) {
+	w := &registryWorld{subjects: map[string][]uint32{}}
+	for _, size := range []int{maxRegistryAnswer / 2, maxRegistryAnswer, 4 * maxRegistryAnswer} {
+		w.schemas = append(w.schemas, `{"type":"record","name":"X","fields":[],"doc":"`+strings.Repeat("x", size)+`"}`)
+	}
+	server := httptest.NewServer(w)
+	defer server.Close()
+	c := DefaultRegistryConfig()
+	c.URL = server.URL
+	r, err := NewRegistry(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if text, err := r.SchemaByID(t.Context(), 1); err != nil || text != w.schemas[0] {
+		t.Errorf("one that can be read: %d bytes, %v", len(text), err)
+	}
+	for id := uint32(2); id <= 3; id++ {
+		if _, err := r.SchemaByID(t.Context(), id); !errors.Is(err, ErrUnknownSchema) {
+			t.Errorf("schema %d: %v", id, err)
+		}
+	}
+}
+
 func TestRegistryKeepsWhatItLearned(t *testing.T) {
 	g, url := newRegistryWorld(t)
 	r := newTestRegistry(t, url)
