@@ -183,19 +183,25 @@ func newChecker(r *Run) *checker {
 	return c
 }
 
-// bySubscription sorts records in place, keeping their order within a subscription, and cuts the list.
+// bySubscription deals records out, in their order. The lists lie in one array, as long as the first.
 func bySubscription[T any](all []T, n int, of func(*T) int32) [][]T {
-	slices.SortStableFunc(all, func(a, b T) int { return int(of(&a)) - int(of(&b)) })
-	out := make([][]T, n)
-	for i := 0; i < len(all); {
-		j, sub := i, of(&all[i])
-		for j < len(all) && of(&all[j]) == sub {
-			j++
+	from := make([]int, n+1)
+	for i := range all {
+		if sub := of(&all[i]); sub >= 0 && int(sub) < n {
+			from[sub+1]++
 		}
-		if sub >= 0 && int(sub) < n {
-			out[sub] = all[i:j]
+	}
+	for i := range n {
+		from[i+1] += from[i]
+	}
+	dealt, out := make([]T, from[n]), make([][]T, n)
+	for i := range n {
+		out[i] = dealt[from[i]:from[i]:from[i+1]]
+	}
+	for i := range all {
+		if sub := of(&all[i]); sub >= 0 && int(sub) < n {
+			out[sub] = append(out[sub], all[i])
 		}
-		i = j
 	}
 	return out
 }

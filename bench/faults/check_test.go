@@ -31,7 +31,7 @@ func newSmall() *small {
 		Receivers: map[string][]rig.Request{},
 		Names:     []string{"a", "b"},
 		Paths:     map[string]string{"a": "/ok/a", "b": "/ok/b"},
-		Topics:    &rig.Topics{Postponed: make([]int, 2)},
+		Topics:    &rig.Topics{At: time.Unix(1_800_000_100, 0), Postponed: make([]int, 2)},
 		Before:    map[string]rig.Resources{"deliverer-1": {Goroutines: 50, Descriptors: 40, RSS: 50 << 20}},
 		After:     map[string]rig.Resources{"deliverer-1": {Goroutines: 55, Descriptors: 44, RSS: 70 << 20}},
 	}
@@ -147,6 +147,10 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 			s.tried(0, 0, 0, 1, schemas.VerdictRetry, schemas.ReasonTimeout)
 			s.deliver(0, 0, 0, 2, 9*sec)
 		}, "unexplained duplicate"},
+		"a cut answer that the deliverer did not take for a failure": {func(s *small) {
+			s.Receivers["a"][0].Outcome = rig.Cut
+			s.deliver(0, 0, 0, 1, 9*sec)
+		}, "unexplained duplicate"},
 		"two ids of one event":        {func(s *small) { s.see(0, 0, 2, 500, 9*sec).ID = "msg_x" }, "identity"},
 		"one id of two events":        {func(s *small) { s.Receivers["a"][1].ID = "msg_0" }, "identity"},
 		"two bodies":                  {func(s *small) { s.see(0, 0, 2, 500, 9*sec).Sum = "x" }, "integrity"},
@@ -168,7 +172,7 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 			s.After["deliverer-1"] = rig.Resources{Goroutines: 50, Descriptors: 400, RSS: 50 << 20}
 		}, "resources"},
 		"memory leaks": {func(s *small) {
-			s.After["deliverer-1"] = rig.Resources{Goroutines: 50, Descriptors: 40, RSS: 500 << 20}
+			s.After["deliverer-1"] = rig.Resources{Goroutines: 50, Descriptors: 40, RSS: 600 << 20}
 		}, "resources"},
 	}
 	for name, c := range cases {
@@ -206,6 +210,11 @@ func TestCheckAllowsWhatThePromisesAllow(t *testing.T) {
 		"in order": {func(*small) {}, func(f *Finding) bool {
 			return f.Accepted == 3 && f.Owed == 3 && f.Delivered == 3 && f.Matched == 3 && f.Ordered == 1 && f.NoOrder == ""
 		}},
+		"answered while the topic was read": {func(s *small) {
+			s.undo(1, true, true, false)
+			s.Topics.Waiting = []rig.Waiting{{ID: id(1, 0), Seq: firstSeq + 1}}
+			s.see(0, 1, 1, 200, 100*sec)
+		}, func(f *Finding) bool { return f.Delivered == 3 && f.InFlight == 1 }},
 		"without topics": {func(s *small) { s.Topics = nil }, func(f *Finding) bool { return f.Owed == 3 && f.Delivered == 3 && f.Ordered == 1 }},
 		"unknown, not in the log": {func(s *small) {
 			s.Events[1].Fate = rig.Unknown

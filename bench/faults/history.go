@@ -36,7 +36,7 @@ func (s *scenario) verdict(f *Finding, w *world, took time.Duration) error {
 	}
 	fmt.Fprintf(&text, "%s  %-16s %s: %s", word, s.name, s.what, f)
 	if s.compareP99 {
-		seen := w.ran.Receivers
+		seen := entries(w.ran.Receivers)
 		before, during := p99(seen, w.from.Add(-30*time.Second), w.from), p99(seen, w.from, w.to)
 		ratio := float64(during) / float64(before)
 		fmt.Fprintf(&text, ", p99 %.1f ms over 30 s before, %.1f ms over 40 s with a join and a leave: %.2f x (goal <= 1.2)", ms(before), ms(during), ratio)

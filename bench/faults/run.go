@@ -371,14 +371,17 @@ func later(a, b time.Time) time.Time {
 // evidence gathers the ledgers and what the topics say.
 func (g *stage) evidence(ctx context.Context) (*Run, error) {
 	w := g.w
+	topics, err := w.d.ReadTopics(ctx, g.marks, g.subs) // before the farm's ledger: each attempt must have its request there
+	if err != nil {
+		return nil, err
+	}
 	if err := errors.Join(g.sent.Close(), w.d.Farm.Open("", false)); err != nil {
 		return nil, err
 	}
 	w.mu.Lock()
 	run := &Run{Owed: g.owed, Receivers: map[string][]rig.Request{}, Faults: slices.Clone(w.faults), Paths: map[string]string{}, Lease: leaseOf(w.d.Settings()),
-		Before: g.had, After: w.d.Resources()}
+		Before: g.had, After: w.d.Resources(), Topics: topics}
 	w.mu.Unlock()
-	var err error
 	if run.First, run.Events, err = rig.ReadSent(filepath.Join(w.dir, "publisher.ledger")); err != nil {
 		return nil, err
 	}
@@ -392,8 +395,7 @@ func (g *stage) evidence(ctx context.Context) (*Run, error) {
 		run.Names = append(run.Names, name)
 		run.Paths[name] = sub.Path
 	}
-	run.Topics, err = w.d.ReadTopics(ctx, g.marks, g.subs)
-	return run, err
+	return run, nil
 }
 
 // requests sorts the farm's ledger by receivers. Those of other runs and of a scenario's own subscriptions are nobody's here.
@@ -450,16 +452,27 @@ func (w *world) size(s *scenario) {
 }
 
 // p99 of the time from due to arrival, of what arrived between two moments.
-func p99(seen map[string][]rig.Request, from, to time.Time) time.Duration {
+func p99(seen map[string][]rig.Entry, from, to time.Time) time.Duration {
 	var d []time.Duration
 	for _, l := range seen {
-		for _, e := range l {
-			if at := time.Unix(0, e.At); at.After(from) && at.Before(to) {
-				d = append(d, time.Duration(e.At-e.Due))
+		for i := range l {
+			if at := time.Unix(0, l[i].At); at.After(from) && at.Before(to) {
+				d = append(d, time.Duration(l[i].At-l[i].Due))
 			}
 		}
 	}
 	return rig.Quantile(d, 0.99)
+}
+
+// entries of the ledgers, as p99 takes them.
+func entries(seen map[string][]rig.Request) map[string][]rig.Entry {
+	out := map[string][]rig.Entry{}
+	for name, l := range seen {
+		for i := range l {
+			out[name] = append(out[name], rig.Entry{At: l[i].At, Due: l[i].Due})
+		}
+	}
+	return out
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

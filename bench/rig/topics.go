@@ -67,6 +67,7 @@ type Waiting struct {
 
 // Topics is all that the topics say of some subscriptions.
 type Topics struct {
+	At       time.Time // when the reading began
 	Logged   []Logged
 	Tasks    []TaskRecord
 	Attempts []AttemptRecord
@@ -119,9 +120,41 @@ func (d *Deployment) Waiting(ctx context.Context, subs []Subscription) ([]Waitin
 	return all, err
 }
 
-// ReadTopics reads what was written about these subscriptions since m. At rest it is complete; while tasks are under way it is a picture of no one moment.
-func (d *Deployment) ReadTopics(ctx context.Context, m *Marks, subs []Subscription) (*Topics, error) {
-	t, place := &Topics{Postponed: make([]int, len(subs))}, placesOf(subs)
+// ReadTopics reads what was written about these subscriptions since m. At rest it is complete. While tasks are under way no two topics are read at the same
+// moment, so the order is that of the writing, backwards: what waits, then how tried tasks ended, then the tasks. Then a task that ends meanwhile still has its end or
+// waits, and each end has its task.
+func (d *Deployment) ReadTopics(ctx context.Context, m *Marks, subs []Subscription) (t *Topics, err error) {
+	t = &Topics{Postponed: make([]int, len(subs)), At: time.Now()}
+	if t.RouterLag, err = d.RouterLag(ctx); err != nil {
+		return nil, err
+	}
+	if t.Waiting, err = d.Waiting(ctx, subs); err != nil {
+		return nil, err
+	}
+	place := placesOf(subs)
+	err = deliverer.ReadAttempts(ctx, d.client, deliverer.AttemptFilter{Since: m.at.Add(-time.Minute)}, nil, func(a *schemas.Attempt) {
+		if i, ok := place[a.Subscription]; ok {
+			t.Attempts = append(t.Attempts, AttemptRecord{TaskID([]byte(a.TaskID)), i, a.Number, seqOf(a.EventID), a.Round, a.StartedAt, a.DurationMicros, a.Status,
+				verdictWord(a.Verdict), reasonWord(a.Reason)})
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = deliverer.ReadDead(ctx, d.client, &schemas.Replay{}, nil, func(l *deliverer.DeadLetter) bool {
+		if i, ok := place[l.Task.Subscription]; ok {
+			t.Dead = append(t.Dead, DeadRecord{TaskID([]byte(l.Task.ID)), i, seqOf(l.Task.EventID), l.Reason})
+		}
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t, d.readTasks(ctx, m, place, t)
+}
+
+// readTasks reads `events`, `retry` and the tiers.
+func (d *Deployment) readTasks(ctx context.Context, m *Marks, place map[string]int32, t *Topics) error {
 	events, retry := d.client.Topics().Events["booking"], d.client.Topics().Retry
 	var task schemas.Task
 	var bad error
@@ -147,34 +180,9 @@ func (d *Deployment) ReadTopics(ctx context.Context, m *Marks, subs []Subscripti
 		return true
 	})
 	if bad != nil {
-		err = bad
+		return bad
 	}
-	if err != nil {
-		return nil, err
-	}
-	err = deliverer.ReadAttempts(ctx, d.client, deliverer.AttemptFilter{Since: m.at.Add(-time.Minute)}, nil, func(a *schemas.Attempt) {
-		if i, ok := place[a.Subscription]; ok {
-			t.Attempts = append(t.Attempts, AttemptRecord{TaskID([]byte(a.TaskID)), i, a.Number, seqOf(a.EventID), a.Round, a.StartedAt, a.DurationMicros, a.Status,
-				verdictWord(a.Verdict), reasonWord(a.Reason)})
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = deliverer.ReadDead(ctx, d.client, &schemas.Replay{}, nil, func(l *deliverer.DeadLetter) bool {
-		if i, ok := place[l.Task.Subscription]; ok {
-			t.Dead = append(t.Dead, DeadRecord{TaskID([]byte(l.Task.ID)), i, seqOf(l.Task.EventID), l.Reason})
-		}
-		return true
-	})
-	if err != nil {
-		return nil, err
-	}
-	if t.Waiting, err = d.Waiting(ctx, subs); err != nil {
-		return nil, err
-	}
-	t.RouterLag, err = d.RouterLag(ctx)
-	return t, err
+	return err
 }
 
 // RouterLag is how many records of `events` lie behind what the routers have committed.
