@@ -304,8 +304,18 @@ func registryAct(ctx context.Context, w *world) error {
 		if err != nil {
 			return err
 		}
-		kept, err := p.kept(ctx)
-		if err != nil {
+		// What ends, ends within unknown_schema_wait, on a loaded machine a little later.
+		var kept map[string]router.Undecodable
+		if err := rig.Until(20*time.Second, "what nobody can read is undecodable", func() bool {
+			kept, err = p.kept(ctx)
+			n := 0
+			for id, mood := range ids {
+				if _, ok := kept[events[id]]; ok && ending[mood] != nil {
+					n++
+				}
+			}
+			return err != nil || n == len(ending)
+		}); err != nil && kept == nil {
 			return err
 		}
 		for id, mood := range ids {
