@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/hookferry/hookferry/internal/fault"
 )
 
 // Marks are what Redis remembers of finished tries, so that a copy of a task (after a crash, a rebalance, a router that wrote a batch twice) is not
@@ -268,7 +270,9 @@ func (m *Marks) Set(ctx context.Context, ms []Mark) (open bool) {
 	if !m.enabled {
 		return true
 	}
-	if open = m.try(ctx, ms); open {
+	open = fault.Before(fault.FlushMarks) != nil || m.try(ctx, ms)
+	if fault.After(fault.FlushMarks, nil) != nil || open {
+		open = true
 		m.owedMu.Lock()
 		m.owed = append(m.owed, ms...)
 		m.owed = m.owed[max(0, len(m.owed)-owedMost):]
@@ -283,7 +287,8 @@ func (m *Marks) Settle(ctx context.Context) (owes, soon bool) {
 	defer m.owedMu.Unlock()
 	for len(m.owed) > 0 {
 		n := min(len(m.owed), owedBatch)
-		if m.try(ctx, m.owed[:n]) {
+		open := fault.Before(fault.MarksSettle) != nil || m.try(ctx, m.owed[:n])
+		if fault.After(fault.MarksSettle, nil) != nil || open {
 			m.set.whileLocked(func() { soon = m.set.wait <= owedHope })
 			return true, soon
 		}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -170,9 +171,11 @@ func (f *flusher) step(ctx context.Context, take bool) (open bool) {
 	if len(written) > 0 {
 		f.mark(ctx, written)
 		f.count(written)
+		fault.Before(fault.FlushFinish)
 		for _, it := range written {
 			f.finish(it)
 		}
+		fault.After(fault.FlushFinish, nil)
 		c.books.Lock()
 		clear(c.written)
 		c.written = c.written[:0]

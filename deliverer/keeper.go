@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 )
 
@@ -187,16 +188,20 @@ func (k *keeper) fire(ctx context.Context, now time.Time) {
 		l.mu.Unlock()
 	}
 	if len(unsettled) > 0 {
+		fault.Before(fault.KeeperSettled)
 		due = append(due, k.settled(ctx, unsettled, now)...)
+		fault.After(fault.KeeperSettled, nil)
 	}
 	for len(due) > 0 {
 		l, n := due[0].lane, 1
 		for n < len(due) && due[n].lane == l {
 			n++
 		}
+		fault.Before(fault.KeeperDue)
 		l.mu.Lock()
 		l.enqueue(due[:n], now)
 		l.mu.Unlock()
+		fault.After(fault.KeeperDue, nil)
 		due = due[n:]
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -40,6 +41,7 @@ const (
 // outlet is the way to one partition of a topic that outcomes go to. The books of the collector guard it.
 type outlet struct {
 	shelf    *shelf
+	at       fault.Point // of its writes
 	tp       kafka.TP
 	appender *kafka.Appender
 	write    *kafka.Write // under way; nil: none
@@ -88,8 +90,8 @@ func (f *flusher) shelfOf(partition int32) *shelf {
 		return s
 	}
 	s = &shelf{partition: partition, tiers: make([]outlet, len(f.d.tiers))}
-	open := func(o *outlet, topic string, a *kafka.Appender) {
-		o.shelf, o.tp, o.appender = s, kafka.TP{Topic: topic, Partition: partition}, a
+	open := func(o *outlet, topic string, a *kafka.Appender, at fault.Point) {
+		o.shelf, o.at, o.tp, o.appender = s, at, kafka.TP{Topic: topic, Partition: partition}, a
 		o.ended = func() {
 			f.noteMu.Lock()
 			f.ended = append(f.ended, o)
@@ -98,10 +100,10 @@ func (f *flusher) shelfOf(partition int32) *shelf {
 		}
 	}
 	for i := range s.tiers {
-		open(&s.tiers[i], f.d.tiers[i].Name, f.d.appender)
+		open(&s.tiers[i], f.d.tiers[i].Name, f.d.appender, fault.FlushTiers)
 	}
-	open(&s.dead, f.d.topics.Dead, f.d.appender)
-	open(&s.tried, f.d.topics.Attempts, f.d.attempts)
+	open(&s.dead, f.d.topics.Dead, f.d.appender, fault.FlushDead)
+	open(&s.tried, f.d.topics.Attempts, f.d.attempts, fault.FlushAttempts)
 	if c.shelves == nil {
 		c.shelves = map[int32]*shelf{}
 	}
@@ -133,7 +135,7 @@ func (f *flusher) begin(now time.Time) (open bool) {
 	for _, s := range f.d.collector.shelves {
 		open = open || s.held > 0
 		for o := range s.all() {
-			if o.write != nil || len(o.waiting) == 0 {
+			if o.write != nil || len(o.waiting) == 0 || fault.Before(o.at) != nil {
 				continue
 			}
 			f.load(o, now)
@@ -182,6 +184,7 @@ func (f *flusher) load(o *outlet, now time.Time) {
 // settleOne takes over what became of an outlet's write, batch by batch.
 func (f *flusher) settleOne(o *outlet, now time.Time) {
 	acks, _ := o.write.Result()
+	lost := fault.After(o.at, nil)
 	if len(f.free) < freeMost {
 		f.free = append(f.free, o.write)
 	}
@@ -192,7 +195,7 @@ func (f *flusher) settleOne(o *outlet, now time.Time) {
 	for i := range acks {
 		batch := items[:acks[i].Count]
 		items = items[acks[i].Count:]
-		if acks[i].Err == nil {
+		if acks[i].Err == nil && lost == nil {
 			for _, it := range batch {
 				f.stored(o, it)
 			}

@@ -45,7 +45,7 @@ type Order struct {
 
 // String is the order as Parse reads it.
 func (o Order) String() string {
-	return fmt.Sprintf("%s:%s:%s:%d:%d", o.Point, o.Side, o.Kind, o.Nth, o.Times)
+	return fmt.Sprintf("%s:%d:%d", Cell{o.Point, o.Side, o.Kind}, o.Nth, o.Times)
 }
 
 // Error is an injected error.
@@ -77,7 +77,7 @@ func Parse(text string) ([]Order, error) {
 		case Kill, Stall, Slow:
 		case Fail:
 			if !Points[o.Point].Fails {
-				return nil, fmt.Errorf("%s cannot fail", o.Point)
+				return nil, fmt.Errorf("%s cannot fail", f[0])
 			}
 		default:
 			return nil, fmt.Errorf("%q: kill, stall, slow or error", f[2])

@@ -1,6 +1,7 @@
 package fault
 
-// Point names a step. The names and sentences stand in Points, which nothing in an ordinary build refers to, so that the linker leaves it out.
+// Point names a step. The names and sentences stand in Points, which nothing in an ordinary build refers to, so that the linker leaves it out. So a Point has
+// no methods: the type lies in structures of the product, and the linker keeps the methods of whatever could be printed.
 type Point uint8
 
 const (
@@ -28,9 +29,11 @@ const (
 	LaneEnds
 	LaneSend
 	LaneCollect
-	FlushLater
+	FlushTiers
+	FlushDead
 	FlushAttempts
 	FlushMarks
+	MarksSettle
 	FlushFinish
 	KeeperDue
 	KeeperSettled
@@ -88,9 +91,11 @@ var Points = [count]Info{
 	LaneEnds:             {"lane.ends", "deliverer/lane.go", "a task that ends without a send (deleted, paused, too large): from the sender to the collector", false},
 	LaneSend:             {"lane.send", "deliverer/lane.go", "a task: to its receiver", false},
 	LaneCollect:          {"lane.collect", "deliverer/lane.go", "the outcome of a try: from the sender to the collector", false},
-	FlushLater:           {"flush.later", "deliverer/flush.go", "what goes on of tasks: from memory to the tiers and to `dead`", true},
-	FlushAttempts:        {"flush.attempts", "deliverer/flush.go", "what was tried: from memory to `attempts`", true},
-	FlushMarks:           {"flush.marks", "deliverer/flush.go", "the marks of what is durable: from memory to Redis", true},
+	FlushTiers:           {"flush.tiers", "deliverer/outlet.go", "tasks that go on: from memory to the tiers", true},
+	FlushDead:            {"flush.dead", "deliverer/outlet.go", "dead letters: from memory to `dead`", true},
+	FlushAttempts:        {"flush.attempts", "deliverer/outlet.go", "what was tried: from memory to `attempts`", true},
+	FlushMarks:           {"flush.marks", "deliverer/dedup.go", "the marks of what is durable: from memory to Redis", true},
+	MarksSettle:          {"marks.settle", "deliverer/dedup.go", "marks that Redis did not take at once: from memory to Redis", true},
 	FlushFinish:          {"flush.finish", "deliverer/flush.go", "written and marked tasks: counted as finished, so that the next commit names what lies behind them", false},
 	KeeperDue:            {"keeper.due", "deliverer/keeper.go", "tasks whose time has come: from the clock into their lanes", false},
 	KeeperSettled:        {"keeper.settled", "deliverer/keeper.go", "tasks that the owner before was sending: looked up again, then ended, tried or waited for", false},
@@ -112,9 +117,6 @@ var Points = [count]Info{
 	KafkaRelease:   {"kafka.release", "internal/kafka/group.go", "the partitions of a generation: given back, so that the group goes on", false},
 }
 
-// String is the point's name.
-func (p Point) String() string { return Points[p].Name }
-
 // Named finds a point by its name.
 func Named(name string) (Point, bool) {
 	for i := range Points {
@@ -130,6 +132,11 @@ type Cell struct {
 	Point Point
 	Side  Side
 	Kind  Kind
+}
+
+// String is the cell as the beginning of an order.
+func (c Cell) String() string {
+	return Points[c.Point].Name + ":" + string(c.Side) + ":" + string(c.Kind)
 }
 
 // Matrix is every cell there is: each point, before and after its step, killed and stalled, and failed where the step can fail.
