@@ -333,7 +333,7 @@ func (d *Deliverer) allLanes() []*lane {
 	return out
 }
 
-// slowTick is the keeper's: lanes without use end, and clocks are compared (design rule 14).
+// slowTick is the keeper's: lanes without use end.
 func (d *Deliverer) slowTick(now time.Time) {
 	for _, l := range d.allLanes() {
 		if !l.slowTick(now) {
@@ -345,8 +345,21 @@ func (d *Deliverer) slowTick(now time.Time) {
 		}
 		d.lanesMu.Unlock()
 	}
+}
+
+// compareClocks is the keeper's, too: over skewHolds nothing is sent (design rule 14). What shows the broker's clock is the answer to a write, and who sends
+// nothing has nothing to write; so while it is held, a few tasks go through the smallest tier, or nobody would ever learn that the clock is right again.
+func (d *Deliverer) compareClocks(now time.Time) {
 	skew := d.kafka.Skew().Abs()
 	held := skew > skewHolds
+	if held {
+		for i, l := range d.keeper.lanes() {
+			if i == clockProbes {
+				break
+			}
+			l.probeClock(now)
+		}
+	}
 	if d.lease.held.Swap(held) != held || skew > skewWarns && now.Sub(d.warned) > time.Minute {
 		d.warned = now
 		d.log.Warn("this host's clock and the broker's differ: over 120 s nothing is sent (is NTP running?)", zap.Duration("by", skew), zap.Bool("held", held))

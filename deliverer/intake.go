@@ -26,6 +26,7 @@ type intake struct {
 	byLane  map[*lane][]*item
 	slab    []item
 	gaps    map[kafka.TP]int64 // where a batch began behind the expected offset
+	peeked  schemas.Task       // a tier's record that is looked at and not taken
 }
 
 func newIntake(d *Deliverer) *intake {
@@ -96,7 +97,7 @@ func (in *intake) take(p *part, b *kafka.Batch, rs []kafka.Record) (n int, on bo
 			continue // a batch comes whole, from before the asked offset on
 		}
 		if p.tier > 0 {
-			if at := readyAt(r.Time, p.tier, skew); at.After(now) {
+			if at := in.readyAt(r, p.tier, skew, now); at.After(now) {
 				fault.Before(fault.IntakePark)
 				in.park(p, r.Offset, at)
 				fault.After(fault.IntakePark, nil)
@@ -138,6 +139,16 @@ func (in *intake) gap(p *part, first int64) (again bool) {
 	in.gaps[p.tp] = first
 	in.fetcher.Seek(p.tp, p.progress.next)
 	return true
+}
+
+// readyAt is when a record of a tier may be read: when its tier has passed, or when it is due. The tier was chosen to end before that, so only a broker's clock
+// that was ahead when it stamped the record, and is right again, makes the second one the earlier; then the tier would take as much longer.
+func (in *intake) readyAt(r *kafka.Record, wait, skew time.Duration, now time.Time) time.Time {
+	at := readyAt(r.Time, wait, skew)
+	if at.After(now) && schemas.DecodeTask(r.Value, &in.peeked) == nil && in.peeked.Due > 0 {
+		return earlier(at, time.UnixMilli(in.peeked.Due))
+	}
+	return at
 }
 
 // park leaves a tier's partition out of the fetches until its head is ready; nothing of it stays in memory.

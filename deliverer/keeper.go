@@ -53,6 +53,7 @@ func (h *timeHeap) Pop() any {
 const (
 	activeTick = 50 * time.Millisecond
 	slowTick   = 10 * time.Second
+	clockTick  = time.Second
 )
 
 func newKeeper(d *Deliverer) *keeper {
@@ -123,7 +124,7 @@ func (k *keeper) run(ctx context.Context) {
 	timer := time.NewTimer(slowTick)
 	defer timer.Stop()
 	now := time.Now()
-	nextTick, nextSlow := now, now.Add(slowTick)
+	nextTick, nextSlow, nextClock := now, now.Add(slowTick), now
 	for {
 		k.mu.Lock()
 		at := nextSlow
@@ -149,6 +150,10 @@ func (k *keeper) run(ctx context.Context) {
 		if !now.Before(nextTick) {
 			k.tick(now)
 			nextTick = now.Add(activeTick)
+		}
+		if !now.Before(nextClock) {
+			k.d.compareClocks(now)
+			nextClock = now.Add(clockTick)
 		}
 		if !now.Before(nextSlow) {
 			k.d.slowTick(now)

@@ -495,6 +495,15 @@ func (l *lane) shed(keep int, why schemas.Reason, least time.Duration, now time.
 	}
 }
 
+// probeClock hands the first task of the line back, so that the answer shows the broker's clock.
+func (l *lane) probeClock(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if it := l.line.pop(); it != nil {
+		l.handBack(it, schemas.ReasonHold, 0, now)
+	}
+}
+
 // handBack postpones an item that is in nobody's hands: a tier record, no try counted.
 func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now time.Time) {
 	l.leaveEntity(it)

@@ -28,6 +28,8 @@ const (
 	// skewWarns and skewHolds: due times and signatures are by our clock, and receivers refuse a timestamp that is minutes off.
 	skewWarns = 30 * time.Second
 	skewHolds = 120 * time.Second
+	// clockProbes is how many lanes hand a task back each second while sending is held: as many answers as Skew needs to believe them.
+	clockProbes = 3
 )
 
 func newLease(now time.Time, session time.Duration) *lease {

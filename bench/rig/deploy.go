@@ -36,6 +36,7 @@ type DeployConfig struct {
 	Settings map[string]string // HOOKFERRY_...: environment variables for the services
 	KafkaEnv map[string]string // KAFKA_...: environment variables for deploy/kafka/kafka.sh
 	Proxy    bool              // the services reach the brokers through Deployment.Proxy; the rig's own client does not
+	Skew     time.Duration     // of the brokers' clock when the services begin, with Proxy only
 	Disk     int64             // bytes of the first broker's disk, a file system in memory; 0: no disk of its own (see Deployment.Disk)
 }
 
@@ -65,6 +66,7 @@ type Deployment struct {
 	Disk     *Disk  // nil unless DeployConfig.Disk
 
 	client   *kafka.Client
+	front    *kafka.Client // goes the services' way: who makes subscriptions sees the clock that they see
 	farm     *Proc
 	bin, cfg string
 	temp     bool
@@ -82,7 +84,8 @@ type Subscription struct {
 	Schedule      []time.Duration // the waits before each try; nil: the default
 	Timeout       time.Duration   // of a try; 0: the default
 
-	ID string // set by Subscribe
+	ID  string // set by Subscribe
+	Cut int64  // ms of the brokers' clock: where its live span begins; set by Subscribe
 }
 
 // Deploy builds the binary, starts Kafka, Redis and the farm (this very program with -farm), and creates the topics.
@@ -183,13 +186,20 @@ func (d *Deployment) keysAndClient() (err error) {
 	}
 	kc := kafka.DefaultConfig()
 	kc.Brokers = d.Kafka.Bootstrap
-	d.client, err = kafka.Open(kc, kafka.Options{ClientID: "rig"})
+	if d.client, err = kafka.Open(kc, kafka.Options{ClientID: "rig"}); err != nil {
+		return err
+	}
+	kc.Brokers = d.brokers()
+	d.front, err = kafka.Open(kc, kafka.Options{ClientID: "rig"})
 	return err
 }
 
 // Configure writes the services' configuration. Services that run keep the one they began with.
 func (d *Deployment) Configure(c DeployConfig) error {
 	d.settings, d.asked = pairs(c.Settings), c.Settings
+	if d.Proxy != nil {
+		d.Proxy.Skew(c.Skew)
+	}
 	_, port, _ := strings.Cut(d.Farm.Addr, ":")
 	d.cfg = filepath.Join(d.Dir, "hookferry.yml")
 	text := fmt.Sprintf(`kafka:
@@ -257,7 +267,7 @@ func (d *Deployment) Subscribe(ctx context.Context, subs []Subscription) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	table := subscriptions.NewTable(d.client, keyring, subscriptions.Options{})
+	table := subscriptions.NewTable(d.front, keyring, subscriptions.Options{})
 	ran := make(chan error, 1)
 	go func() { ran <- table.Run(ctx) }()
 	defer func() { cancel(); <-ran }()
@@ -267,7 +277,7 @@ func (d *Deployment) Subscribe(ctx context.Context, subs []Subscription) error {
 		ran <- err
 		return fmt.Errorf("read the subscriptions: %w", err)
 	}
-	w := subscriptions.NewWriter(d.client, table, keyring, policy, subscriptions.DefaultConfig())
+	w := subscriptions.NewWriter(d.front, table, keyring, policy, subscriptions.DefaultConfig())
 	var wg sync.WaitGroup
 	errs := make([]error, len(subs))
 	for i, s := range subs {
@@ -279,7 +289,7 @@ func (d *Deployment) Subscribe(ctx context.Context, subs []Subscription) error {
 			live, _, err := w.Create(ctx, subscriptions.Draft{Company: s.Company, Name: strings.ReplaceAll(s.Path, "/", " "), URL: "http://" + d.Farm.Addr + s.Path,
 				Events: []string{"booking.*"}, Schedule: s.Schedule, Timeout: s.Timeout, Secret: &secret})
 			if errs[i] = err; err == nil {
-				subs[i].ID = live.ID
+				subs[i].ID, subs[i].Cut = live.ID, live.Spans[len(live.Spans)-1].At
 			}
 		})
 	}
@@ -387,8 +397,10 @@ func (d *Deployment) SampleBody(context.Context) ([]byte, error) {
 // Close stops everything, the services first, and removes the directory if it was ours.
 func (d *Deployment) Close() {
 	d.StopServices()
-	if d.client != nil {
-		d.client.Close()
+	for _, c := range []*kafka.Client{d.client, d.front} {
+		if c != nil {
+			c.Close()
+		}
 	}
 	if d.farm != nil {
 		d.farm.Kill()
