@@ -1,9 +1,12 @@
 package deliverer
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,7 +28,11 @@ import (
 //	earlier, between a dead letter and its mark: the successor tried the task again, and it died again. Two letters of one death stand in `dead`; their
 //	    tasks carry the same round, because it counts the redrives of the task and does not name the letter.
 //
-// redriver follows both topics and works; run is its goroutine, and it works one order at a time.
+// When every partition is through, the owner of the first that the order names writes the order once more, as done. Dying before that costs nothing: its
+// successor finds the same progress. Orders that are over leave our memory, and so does their progress.
+//
+// redriver follows both topics and works; run is its goroutine. Partitions are worked off redriveAbreast at a time, each for as long as it moves on: one
+// that cannot be read or written gives its place up after redriveStuck, and is tried again later.
 type redriver struct {
 	d      *Deliverer
 	signal chan struct{} // capacity 1: an order or an assignment has changed
@@ -45,8 +52,12 @@ type redrivePart struct {
 }
 
 const (
-	redriveBatch = 500             // dead letters written together
-	redriveAgain = 5 * time.Second // after a failure
+	redriveBatch   = 500              // dead letters written together
+	redriveAgain   = 5 * time.Second  // after a failure
+	redriveAbreast = 4                // partitions
+	redriveStuck   = 10 * time.Second // without a step forward
+	// redriveStrange is how long progress is kept whose order has not been read: it may come from another broker, later.
+	redriveStrange = time.Hour
 )
 
 func newRedriver(d *Deliverer) *redriver {
@@ -134,11 +145,12 @@ func (r *redriver) note(_ context.Context, bs []kafka.Batch) error {
 				}
 				if key := (redrivePart{p.Replay, p.Partition}); p.Next >= r.done[key].Next {
 					r.done[key] = p
+					changed = changed || p.Done
 				}
 				continue
 			}
 			if rec.Value == nil {
-				delete(r.orders, string(rec.Key))
+				r.forget(string(rec.Key))
 				continue
 			}
 			var order schemas.Replay
@@ -146,9 +158,11 @@ func (r *redriver) note(_ context.Context, bs []kafka.Batch) error {
 				r.d.log.Error("a replay cannot be read", zap.ByteString("key", rec.Key), zap.Error(err))
 				continue
 			}
-			if order.Kind == schemas.ReplayRedrive {
+			if order.Kind == schemas.ReplayRedrive && order.State == schemas.ReplayRunning {
 				r.orders[order.ID] = &order
 				changed = true
+			} else {
+				r.forget(order.ID)
 			}
 		}
 		if end, ok := r.unread[b.TP]; ok && b.Next >= end {
@@ -163,6 +177,17 @@ func (r *redriver) note(_ context.Context, bs []kafka.Batch) error {
 	return nil
 }
 
+// forget drops an order that is over, its progress, and progress that is old and belongs to no order. r.mu is held.
+func (r *redriver) forget(id string) {
+	delete(r.orders, id)
+	strange := time.Now().Add(-redriveStrange).UnixMilli()
+	for key, p := range r.done {
+		if key.replay == id || r.orders[key.replay] == nil && p.At < strange {
+			delete(r.done, key)
+		}
+	}
+}
+
 // work does what there is to do in our partitions. False: something failed, come again.
 func (r *redriver) work(ctx context.Context) bool {
 	r.mu.Lock()
@@ -172,28 +197,81 @@ func (r *redriver) work(ctx context.Context) bool {
 	}
 	var orders []*schemas.Replay
 	for _, o := range r.orders {
-		if o.State == schemas.ReplayRunning {
-			orders = append(orders, o)
-		}
+		orders = append(orders, o)
 	}
 	r.mu.Unlock()
-	ok := true
+	var failed atomic.Bool
+	var parts sync.WaitGroup
+	places := make(chan struct{}, redriveAbreast)
 	for _, o := range orders {
 		for _, end := range o.Ends {
-			if end.Topic != r.d.topics.Dead || ctx.Err() != nil || !r.d.Owns(end.Partition) {
+			if end.Topic != r.d.topics.Dead || ctx.Err() != nil || !r.d.Owns(end.Partition) || r.through(o.ID, end.Partition) {
 				continue
 			}
-			if err := r.part(ctx, o, end); err != nil && ctx.Err() == nil {
-				r.d.log.Warn("a redrive has to wait", zap.String("replay", o.ID), zap.Int32("partition", end.Partition), zap.Error(err))
-				ok = false
-			}
+			places <- struct{}{}
+			parts.Go(func() {
+				defer func() { <-places }()
+				if err := r.part(ctx, o, end); err != nil && ctx.Err() == nil {
+					r.d.log.Warn("a redrive has to wait", zap.String("replay", o.ID), zap.Int32("partition", end.Partition), zap.Error(err))
+					failed.Store(true)
+				}
+			})
 		}
 	}
-	return ok
+	parts.Wait()
+	for _, o := range orders {
+		if err := r.close(ctx, o); err != nil && ctx.Err() == nil {
+			r.d.log.Warn("a redrive is through and cannot be called done yet", zap.String("replay", o.ID), zap.Error(err))
+			failed.Store(true)
+		}
+	}
+	return !failed.Load()
 }
 
-// part works one partition of an order off.
+// through says that a partition of an order is worked off.
+func (r *redriver) through(id string, partition int32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done[redrivePart{id, partition}].Done
+}
+
+// close writes that an order is done, if it is and if that is ours to say.
+func (r *redriver) close(ctx context.Context, o *schemas.Replay) error {
+	first := int32(0)
+	for i, end := range o.Ends {
+		if i == 0 {
+			first = end.Partition
+		}
+		if !r.through(o.ID, end.Partition) {
+			return nil
+		}
+	}
+	if !r.d.Owns(first) || !r.running(o.ID) {
+		return nil
+	}
+	over := *o
+	over.State = schemas.ReplayDone
+	key := []byte(o.ID)
+	var out kafka.Records
+	out.Add(kafka.TP{Topic: r.d.topics.Replays, Partition: kafka.Partition(key, r.d.kafka.Config().Partitions)}, key, nil, schemas.AppendReplay(nil, &over))
+	bounded, cancel := context.WithTimeout(ctx, redriveStuck)
+	defer cancel()
+	if _, err := r.d.appender.Append(bounded, &out); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.forget(o.ID)
+	r.mu.Unlock()
+	r.d.log.Info("a redrive is done", zap.String("replay", o.ID))
+	return nil
+}
+
+// part works one partition of an order off, or as much of it as it can without standing still for redriveStuck.
 func (r *redriver) part(ctx context.Context, o *schemas.Replay, end schemas.PartitionOffset) error {
+	ctx, stuck := context.WithCancelCause(ctx)
+	defer stuck(nil)
+	moves := time.AfterFunc(redriveStuck, func() { stuck(errStuck) })
+	defer moves.Stop()
 	r.mu.Lock()
 	p, known := r.done[redrivePart{o.ID, end.Partition}]
 	r.mu.Unlock()
@@ -224,16 +302,17 @@ func (r *redriver) part(ctx context.Context, o *schemas.Replay, end schemas.Part
 				stop()
 				return nil
 			}
+			moves.Reset(redriveStuck)
 		}
 		return nil
 	})
 	if failed != nil {
 		return failed
 	}
-	if p.Done || ctx.Err() != nil {
+	if p.Done {
 		return nil
 	}
-	return err
+	return cmp.Or(context.Cause(ctx), err)
 }
 
 // batch puts back what the order asks for among these records, and notes how far it has come.
@@ -258,6 +337,8 @@ func (r *redriver) batch(ctx context.Context, o *schemas.Replay, end schemas.Par
 	}
 	return nil
 }
+
+var errStuck = errors.New("the partition has given and taken nothing for 10 s (has it a leader?)")
 
 var errNotOurs = &notOurs{}
 

@@ -1,53 +1,62 @@
 package deliverer
 
 import (
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/hookferry/hookferry/internal/kafka"
-	"github.com/hookferry/hookferry/internal/sandbox"
+	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/schemas"
 )
 
-// A deliverer wrote a dead letter and died before its mark; its successor tried the task again, which died again. Two letters of one death stand in `dead`:
-// a redrive of both is one delivery. A task that was redriven and died again is redriven again.
-func TestTwoLettersOfOneDeathAreRedrivenOnce(t *testing.T) {
-	var works atomic.Bool
-	script := func(*sandbox.Received) string {
-		if works.Load() {
-			return "/ok"
-		}
-		return "/abort"
+// One partition cannot be worked off: the others are. When it can be, the order is written as done, and nobody keeps it in memory.
+func TestAPartitionThatIsStuckHoldsUpNoOtherRedriveAndTheEndIsWritten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *worldConfig) { c.tiers = []time.Duration{time.Second, time.Minute} })
+	a, b := w.apart("/ok/a", "/ok/b")
+	if w.partition(a) > w.partition(b) { // orders name partitions in their order
+		a, b = b, a
 	}
-	inBubble(t, script, func(t *testing.T, w *world) {
-		s := w.subscribe("/x")
-		w.member()
-		w.put(w.task(s))
-		w.requests(1)
-		pass(time.Second)
-		topic := w.kafka.Topics().Dead
-		letters := w.read(topic)
-		if len(letters) != 1 {
-			t.Fatalf("%d dead letters", len(letters))
+	var letters kafka.Records
+	for _, s := range []*subscriptions.Live{a, b} {
+		task := w.task(s)
+		letters.Add(kafka.TP{Topic: w.kafka.Topics().Dead, Partition: w.partition(s)}, []byte(s.ID), nil,
+			schemas.AppendDead(nil, &schemas.Dead{Task: *task, Reason: schemas.ReasonExhausted, At: time.Now().UnixMilli()}))
+	}
+	_, err := w.appender.Append(w.ctx, &letters)
+	w.must(err)
+	fault := w.refuse(w.kafka.Topics().Tiers[0].Name, w.partition(a), kerr.NotLeaderForPartition, "")
+	r := w.start()
+	order, err := OrderRedrive(w.ctx, w.kafka, schemas.Replay{})
+	w.must(err)
+	w.eventually(20*time.Second, "the other is delivered", func() bool { return count(w.attempts(), b.ID) == 1 })
+	if n := count(w.attempts(), a.ID); n != 0 {
+		t.Errorf("%d attempts of what cannot be redriven", n)
+	}
+	state := func() (state string) {
+		for _, rec := range w.read(w.kafka.Topics().Replays) {
+			var o schemas.Replay
+			w.must(schemas.DecodeReplay(rec.Value, &o))
+			if o.ID == order.ID {
+				state = o.State
+			}
 		}
-		var rs kafka.Records
-		rs.Add(kafka.TP{Topic: topic, Partition: kafka.Partition(letters[0].Key, w.kafka.Config().Partitions)}, letters[0].Key, nil, letters[0].Value)
-		_, err := w.kafka.NewAppender(kafka.AppenderConfig{}).Append(w.ctx, &rs)
-		w.must(err)
-		redrive := func() {
-			_, err := OrderRedrive(w.ctx, w.kafka, schemas.Replay{Subscription: s.ID})
-			w.must(err)
-			pass(time.Minute)
-		}
-		redrive()
-		if n := len(w.receiver.Ledger()); n != 2 || len(w.dead()) != 3 {
-			t.Fatalf("%d requests and %d letters after a redrive that died again", n, len(w.dead()))
-		}
-		works.Store(true)
-		redrive()
-		if n := len(w.receiver.Ledger()); n != 3 {
-			t.Errorf("%d requests for a task that died, was redriven and died, and was redriven", n)
-		}
+		return state
+	}
+	if s := state(); s != schemas.ReplayRunning {
+		t.Errorf("the order is %s", s)
+	}
+	fault.Remove()
+	w.eventually(25*time.Second, "the order's end", func() bool { return state() == schemas.ReplayDone })
+	w.eventually(10*time.Second, "the last delivery", func() bool { return count(w.attempts(), a.ID) == 1 })
+	w.eventually(5*time.Second, "nothing of it in memory", func() bool {
+		r.redriver.mu.Lock()
+		defer r.redriver.mu.Unlock()
+		return len(r.redriver.orders) == 0 && len(r.redriver.done) == 0
 	})
+	if s, err := RedriveProgress(w.ctx, w.kafka, order); err != nil || !s.Done || s.Matched != 2 {
+		t.Errorf("progress %+v, %v", s, err)
+	}
 }
