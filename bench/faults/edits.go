@@ -18,13 +18,13 @@ import (
 )
 
 var editsScenario = scenario{
-	name: "edits", what: "10 edits, deletes and creates of subscriptions a second under load", act: editsAct, flow: 45 * time.Second, noRepeat: true,
+	name: "edits", what: "10 edits, deletes and creates of subscriptions a second under load", act: editsAct, flow: 45 * time.Second, rest: patience, noRepeat: true,
 	deploy: func(c *rig.DeployConfig) { c.Settings = map[string]string{openEgress: "0"} },
 }
 
 // editsShort is what CI runs of it.
 var editsShort = scenario{
-	name: "edits-short", what: editsScenario.what, act: editsAct, events: 5000, flow: 15 * time.Second, noRepeat: true, short: true, deploy: editsScenario.deploy,
+	name: "edits-short", what: editsScenario.what, act: editsAct, events: 5000, flow: 15 * time.Second, rest: patience, noRepeat: true, short: true, deploy: editsScenario.deploy,
 }
 
 // lateEdit is how long after the answer to an edit or a delete its old state may still be seen: docs/design.md gives a deliverer's table a second, and a send
@@ -37,7 +37,7 @@ type edited struct {
 	path    string // below which it is reached: /a/NAME or /b/NAME
 	at      byte   // 'a' or 'b'
 	created time.Time
-	narrow  bool // wants only removals for now: no event of the stream
+	narrow  bool // wants no event of the stream for now
 	deleted time.Time
 	moves   []move
 	narrows []span // from before the edit that narrowed it to after the one that widened it again
@@ -207,7 +207,7 @@ func (r *editsRun) edit(ctx context.Context, s *edited, n int, at time.Time) err
 	case "events":
 		ch.Events = []string{"booking.*"}
 		if !s.narrow {
-			ch.Events = []string{"booking.removal"}
+			ch.Events = []string{"customer.*"}
 		}
 	case "format":
 		ch.Format = new([]string{"standard", "cloudevents"}[n%2])

@@ -263,7 +263,7 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 var registryScenario = scenario{
 	name: "registry", what: "registry down, slow and wrong in eleven ways, five times each", act: registryAct, deploy: withRegistry,
-	flow: 60 * time.Second, rest: 2 * time.Minute, noRepeat: true,
+	flow: 60 * time.Second, rest: patience, noRepeat: true,
 }
 
 // What a registry may answer: nothing about the schema, so that the event waits; or something that ends it.

@@ -22,7 +22,7 @@ const olderRelease = "116e1486593287dc2e23b6e175c1db4e97fdca45"
 
 var versionsScenario = scenario{
 	name: "versions", what: "an older binary and this one in one group: rolled back and upgraded process by process, twice", act: rollVersions,
-	flow: 75 * time.Second, noRepeat: true,
+	flow: 75 * time.Second, rest: patience, noRepeat: true,
 }
 
 // rollVersions replaces one process after the other: this binary by the older one, and back, so that most of the time both are at work.
@@ -115,7 +115,7 @@ func buildOlder(ctx context.Context, dir string) (file, note string, err error) 
 
 var descriptorsScenario = scenario{
 	name: "descriptors", what: "no descriptor left for 3 s, five times for each deliverer and five times for the router", act: exhaustDescriptors,
-	flow: 100 * time.Second, noRepeat: true, deploy: editsScenario.deploy,
+	flow: 100 * time.Second, rest: patience, noRepeat: true, deploy: editsScenario.deploy,
 }
 
 // exhaustDescriptors sets the limit of a running process to what it has open, so that every new connection fails, and raises it again. The post's receiver
@@ -192,7 +192,7 @@ func limitDescriptors(pid int, set, before *syscall.Rlimit) error {
 
 var lowLimitScenario = scenario{
 	name: "low-limit", what: "router and deliverers with 40 descriptors from the start, 60 receivers", act: lowLimit, events: 6000, flow: 30 * time.Second, noRepeat: true,
-	rest: 3 * time.Minute, deploy: editsScenario.deploy,
+	rest: patience, deploy: editsScenario.deploy,
 }
 
 // lowLimit restarts every process with so few descriptors that not every receiver can have a connection at once.
