@@ -34,6 +34,7 @@ func main() {
 	flag.StringVar(&r.dir, "dir", "", "work in this directory and keep everything (default: a temporary one)")
 	flag.BoolVar(&r.short, "short", false, "only the scenarios of the short form")
 	flag.BoolVar(&r.long, "long", false, "the sizes of the long form")
+	flag.StringVar(&r.cells, "cells", "", "of the scenario points, only the cells whose text holds this (\"flush.marks:after:kill\")")
 	farm := flag.Bool("farm", false, "be the farm of receivers (started by the rig itself)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

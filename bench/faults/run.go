@@ -27,6 +27,7 @@ type scenario struct {
 	what    string
 	brokers int // 0: one
 	act     func(ctx context.Context, w *world) error
+	alone   func(ctx context.Context, r *runner, s *scenario) error // runs by itself, with flow and checks of its own; nil: as run does
 
 	publish func(ctx context.Context, w *world, p *rig.Publisher) ([]rig.Sent, error) // lets events flow in its own way; nil: events at a rate
 
@@ -123,6 +124,7 @@ type options struct {
 	rate        float64
 	seed        uint64
 	short, long bool
+	cells       string // of the scenario points: only those whose text holds this
 }
 
 // runner runs scenarios one after the other and keeps the brokers from one to the next while they ask for the same.
@@ -205,6 +207,9 @@ func (g *stage) subscriptions(run int) {
 
 // run lets events flow while the scenario acts, waits until all is quiet, and checks.
 func (r *runner) run(ctx context.Context, s *scenario) (err error) {
+	if s.alone != nil {
+		return s.alone(ctx, r, s)
+	}
 	began := time.Now()
 	r.runs++
 	w := &world{seed: r.seed, rng: rand.New(rand.NewPCG(r.seed, 1)), short: r.short, long: r.long, events: r.options.events, rate: r.options.rate}
