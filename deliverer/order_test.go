@@ -41,10 +41,12 @@ func inBubble(t *testing.T, script func(*sandbox.Received) string, f func(t *tes
 	})
 }
 
-// kill cuts a member off from everything and lets its goroutines end.
+// kill cuts a member off from everything and lets its goroutines end. It returns when all is quiet, so that what the member had asked for at that very
+// moment is answered as things stood, and not as the test arranges them next.
 func kill(r *run, c *cord) {
 	c.cut()
 	r.cancel()
+	synctest.Wait()
 }
 
 // requests waits until the receiver has got n, and returns them.
@@ -121,28 +123,68 @@ func TestASuccessorWithoutRedisRepeatsOnlyWhatTheLastCommitLeftOpen(t *testing.T
 	})
 }
 
+// refuseCommits makes the broker refuse offset commits while it is true.
+func (w *world) refuseCommits() *atomic.Bool {
+	refuse := new(atomic.Bool)
+	w.broker.Cluster().ControlKey(int16(kmsg.OffsetCommit), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Cluster().KeepControl()
+		if !refuse.Load() {
+			return nil, nil, false
+		}
+		req := q.(*kmsg.OffsetCommitRequest)
+		resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+		for _, topic := range req.Topics {
+			rt := kmsg.NewOffsetCommitResponseTopic()
+			rt.Topic = topic.Topic
+			for _, p := range topic.Partitions {
+				rp := kmsg.NewOffsetCommitResponseTopicPartition()
+				rp.Partition, rp.ErrorCode = p.Partition, 14 // the coordinator is loading
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+	return refuse
+}
+
+// The sequence: tries have ended, their outcomes are durable and their marks stand, and the process dies before it commits.
+func TestWhatHasItsMarkIsNotSentAgainThoughItWasNotCommitted(t *testing.T) {
+	script := func(r *sandbox.Received) string {
+		if r.Path == "/bad" {
+			return "/abort"
+		}
+		return ""
+	}
+	inBubble(t, script, func(t *testing.T, w *world) {
+		good, bad := w.subscribe("/good"), w.subscribe("/bad")
+		refuse := w.refuseCommits()
+		first, c := w.member()
+		pass(2 * time.Second)
+		refuse.Store(true)
+		var ts []*schemas.Task
+		for range 10 {
+			ts = append(ts, w.task(good), w.task(bad))
+		}
+		w.put(ts...)
+		w.requests(len(ts))
+		pass(time.Second)
+		kill(first, c)
+		refuse.Store(false)
+		second, _ := w.member()
+		pass(30 * time.Second)
+		if n := len(w.receiver.Ledger()); n != len(ts) {
+			t.Errorf("%d requests for %d tasks", n, len(ts))
+		}
+		if at := (*second.parts.Load())[kafka.TP{Topic: w.kafka.Topics().Retry}]; at == nil || at.next() != int64(len(ts)) {
+			t.Error("the successor has not read them: nothing was shown")
+		}
+	})
+}
+
 func TestNothingIsSentWithoutAnAcceptedCommit(t *testing.T) {
 	inBubble(t, func(*sandbox.Received) string { return "" }, func(t *testing.T, w *world) {
-		var refuse atomic.Bool
-		w.broker.Cluster().ControlKey(int16(kmsg.OffsetCommit), func(q kmsg.Request) (kmsg.Response, error, bool) {
-			w.broker.Cluster().KeepControl()
-			if !refuse.Load() {
-				return nil, nil, false
-			}
-			req := q.(*kmsg.OffsetCommitRequest)
-			resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
-			for _, topic := range req.Topics {
-				rt := kmsg.NewOffsetCommitResponseTopic()
-				rt.Topic = topic.Topic
-				for _, p := range topic.Partitions {
-					rp := kmsg.NewOffsetCommitResponseTopicPartition()
-					rp.Partition, rp.ErrorCode = p.Partition, 14 // the coordinator is loading
-					rt.Partitions = append(rt.Partitions, rp)
-				}
-				resp.Topics = append(resp.Topics, rt)
-			}
-			return resp, nil, true
-		})
+		refuse := w.refuseCommits()
 		s := w.subscribe("/x")
 		w.member()
 		w.put(w.task(s))
