@@ -194,11 +194,16 @@ func (c *checker) requests() {
 	}
 }
 
-// mayRepeat are the faults that end a deliverer, or take its partitions from it, without its being able to say what it was doing.
-func mayRepeat(f *faultSpan) bool {
+// mayRepeat are the faults that end a deliverer, or take its partitions from it, without its being able to say what it was doing. Stopping it in good
+// order is one only while something keeps it from writing that down.
+func (c *checker) mayRepeat(f *faultSpan) bool {
 	switch f.what {
 	case "crash deliverer", "stall deliverer", "cut deliverer", "dark deliverer":
 		return true
+	case "restart deliverer", "leave deliverer":
+		return slices.ContainsFunc(c.w.faults, func(b *faultSpan) bool {
+			return blinds(b) && b.start.Before(f.end.Add(copySlack)) && b.end.After(f.start.Add(-copySlack))
+		})
 	}
 	return false
 }
@@ -220,7 +225,7 @@ const copySlack = time.Second
 // from writing anything down and that lasted until it died.
 func (c *checker) explained(first *received) bool {
 	for _, f := range c.w.faults {
-		if !mayRepeat(f) || f.who != first.from {
+		if !c.mayRepeat(f) || f.who != first.from {
 			continue
 		}
 		from := f.start.Add(-c.w.plan.Commit - copySlack)

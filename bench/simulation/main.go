@@ -28,6 +28,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -51,7 +52,7 @@ func main() {
 	flag.Uint64Var(&o.from, "from", 1, "the first seed")
 	flag.IntVar(&o.repeat, "repeat", 1, "run each seed so many times")
 	flag.IntVar(&o.parallel, "parallel", 2, "children at a time")
-	flag.DurationVar(&o.limit, "limit", 2*time.Minute, "wall-clock time that one seed may take")
+	flag.DurationVar(&o.limit, "limit", time.Minute, "processor time that one seed may take; of wall-clock time it may take twenty times as much")
 	flag.BoolVar(&o.history, "history", false, "print the history of each seed, not only of those that fail")
 	flag.StringVar(&o.dir, "dir", os.TempDir(), "where the histories of failing seeds are written")
 	flag.Parse()
@@ -139,8 +140,8 @@ func share(o *options, binary string, from, end uint64, results chan<- *result) 
 		results <- &result{Seed: from, Violations: []string{"the child did not start: " + err.Error()}}
 		return from + 1
 	}
-	late := time.AfterFunc(o.limit, cancel)
-	defer late.Stop()
+	w := &watchdog{limit: o.limit, pid: c.Process.Pid, kill: cancel, from: time.Now()}
+	go w.run(ctx)
 	next = from
 	lines := bufio.NewReaderSize(out, 1<<20)
 	for {
@@ -153,7 +154,7 @@ func share(o *options, binary string, from, end uint64, results chan<- *result) 
 				}
 				results <- r
 				next = r.Seed + 1
-				late.Reset(o.limit)
+				w.progress()
 			}
 		} else if !strings.HasPrefix(line, "SEED ") {
 			text.WriteString(line)
@@ -166,12 +167,74 @@ func share(o *options, binary string, from, end uint64, results chan<- *result) 
 	if next < end {
 		why := "the child ended"
 		if ctx.Err() != nil {
-			why = fmt.Sprintf("hung: no end after %v", o.limit)
+			why = "no end: " + w.said()
 		}
 		results <- &result{Seed: next, Violations: []string{fmt.Sprintf("%s: %v", why, err)}, History: strings.Split(text.String(), "\n")}
 		next++
 	}
 	return next
+}
+
+// watchdog kills a child whose seed takes too long: by processor time, because a loaded machine is no fault of the seed's, and by wall-clock time, because
+// what hangs takes no processor time.
+type watchdog struct {
+	limit time.Duration
+	pid   int
+	kill  func()
+
+	mu   sync.Mutex
+	from time.Time
+	cpu  time.Duration // when the present seed began
+	why  string
+}
+
+func (w *watchdog) progress() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.from, w.cpu = time.Now(), processorTime(w.pid)
+}
+
+func (w *watchdog) said() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.why
+}
+
+func (w *watchdog) run(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		w.mu.Lock()
+		cpu, wall := processorTime(w.pid)-w.cpu, time.Since(w.from)
+		if over := cpu > w.limit || wall > 20*w.limit; over {
+			w.why = fmt.Sprintf("after %v of processor time and %v", cpu.Round(time.Second), wall.Round(time.Second))
+			w.kill()
+		}
+		w.mu.Unlock()
+	}
+}
+
+// processorTime is what a process has used so far, from /proc; 0 where there is none.
+func processorTime(pid int) time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 13 {
+		return 0
+	}
+	ticks := 0
+	for _, f := range fields[11:13] { // user and system, in hundredths of a second
+		n, _ := strconv.Atoi(f)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // report says what went wrong in a seed and how to see it again.

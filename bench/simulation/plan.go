@@ -104,8 +104,9 @@ func makePlan(seed uint64) *plan {
 	case seed%10 == 7:
 		p.Kind, p.Length = "steady", d.between(5*time.Minute, 10*time.Minute)
 		p.FetchWait, p.Heartbeat = 500*time.Millisecond, 500*time.Millisecond
-	case seed%10 == 3:
-		p.Kind, p.Length, p.Brokers, p.FetchWait, p.Heartbeat = "days", d.between(24*time.Hour, 7*24*time.Hour), 1, 10*time.Second, 2*time.Second
+	case seed%20 == 13:
+		p.Kind, p.Length, p.Brokers, p.FetchWait, p.Heartbeat = "days", d.between(24*time.Hour, 4*24*time.Hour), 1, 10*time.Second, 2*time.Second
+		p.Routers, p.Deliverers = 1, 1+d.IntN(2)
 	default:
 		p.Length = d.between(10*time.Minute, 3*time.Hour)
 	}
@@ -188,7 +189,7 @@ func (p *plan) workload(d dice) {
 		}
 	}
 	if p.Kind == "days" { // a few a day, or nothing is ever tried
-		for at := time.Duration(0); at < p.Length; at += d.between(time.Hour, 8*time.Hour) {
+		for at := time.Duration(0); at < p.Length; at += d.between(4*time.Hour, 12*time.Hour) {
 			p.Steps = append(p.Steps, step{At: at, What: "publish", N: 1 + d.IntN(3)})
 		}
 	}
