@@ -21,7 +21,7 @@ var kafkaScenarios = []scenario{
 	{name: "kafka-produce", what: "answers to writes lost, writes lost, NOT_ENOUGH_REPLICAS (before and after the append), MESSAGE_TOO_LARGE for a while",
 		deploy: throughProxy, act: breakProduce, flow: 15 * time.Second, events: 3000, noRepeat: true, short: true, check: kafkaHealed},
 	{name: "kafka-commit", what: "commits lost, their answers lost, REBALANCE_IN_PROGRESS, ILLEGAL_GENERATION",
-		deploy: throughProxy, act: breakCommits, flow: 20 * time.Second, events: 3000, noRepeat: true, short: true, check: kafkaHealed},
+		deploy: throughProxy, act: breakCommits, flow: 16 * time.Second, events: 2400, noRepeat: true, short: true, check: kafkaHealed},
 	{name: "kafka-cut", what: "Kafka refused or silent for 3 s, five times; connections that were open in a silence stay dead",
 		deploy: throughProxy, act: cutOff, flow: 35 * time.Second, events: 3500, noRepeat: true, short: true, check: kafkaHealed},
 	{name: "kafka-slow", what: "every request 300 ms late; writes 2 s; commits 2.5 s; reads 1 s; metadata and the group's requests 2 s",
