@@ -75,7 +75,8 @@ type lane struct {
 	tickEnds int64 // ended at the last tick
 	tickAt   time.Time
 	endedAt  time.Time
-	rate     float64       // answers per second, lately
+	rate     float64       // answers per second, in the last moments
+	usual    float64       // the same over the last half minute: a receiver that pauses for 3 s is not slow
 	answer   time.Duration // how long an answer takes, lately
 	fastest  time.Duration // the shortest of this tick and the last; 0: none came
 	fastNow  time.Duration // of this tick
@@ -203,6 +204,9 @@ const (
 	// lineSilent and lineShort: a lane that has been silent for so long, with a longer line, is taken for hung when memory is scarce.
 	lineSilent = 500 * time.Millisecond
 	lineShort  = 256
+	// usualFades: what is usual falls to a third in this time when no answers come, and to nothing in some minutes. A task is handed back for as long as the
+	// backlog needs at the usual rate.
+	usualFades = 20 * time.Second
 	// idleSender is how long a sender without work stays.
 	idleSender = 30 * time.Second
 	// idleLane is how long a lane without tasks stays: it remembers rate, circuit and connections.
@@ -514,7 +518,7 @@ func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now t
 	l.backlog++
 	rate := l.press.rateNow()
 	if rate == 0 {
-		rate = l.rate
+		rate = l.usual // l.rate halves with each quarter of a second of silence: after three the backlog seemed to need hours
 	}
 	if why == schemas.ReasonCircuit || why == schemas.ReasonHold {
 		rate = 0
@@ -716,6 +720,7 @@ func (l *lane) tick(now time.Time) bool {
 	if d := now.Sub(l.tickAt); d >= 250*time.Millisecond {
 		if !l.choked() && l.d.lease.holds(now) { // a pause that is ours says nothing about the receiver
 			l.rate += (float64(l.ended-l.tickEnds)/d.Seconds() - l.rate) / 2
+			l.usual = max(l.rate, l.usual*(1-min(d.Seconds()/usualFades.Seconds(), 1)))
 		}
 		l.tickEnds, l.tickAt = l.ended, now
 		l.fastest, l.fastNow = l.fastNow, 0

@@ -175,3 +175,49 @@ func TestTasksBehindAHungEntityCountWhenMemoryIsScarce(t *testing.T) {
 		t.Errorf("%d were handed back", n)
 	}
 }
+
+// A receiver, or its machine, that pauses for some seconds in the middle of a stream is not slow: what is handed back meanwhile comes up soon after. One that
+// has been silent for minutes is.
+func TestAPauseOfTheReceiverPutsNothingOffForLong(t *testing.T) {
+	d := &Deliverer{tiers: testTiers(), memory: &memory{mostTasks: 1 << 20, mostBytes: 1 << 40}, cfg: DefaultConfig(), lease: newLease(noon, 6*time.Second)}
+	d.keeper = newKeeper(d)
+	d.collector.signal, d.collector.enough = make(chan struct{}, 1), make(chan struct{}, 1)
+	d.lease.frozen.Store(false)
+	l := &lane{d: d, byID: map[string]*item{}, entities: map[string]*item{}, press: newPressure(1, 0), endedAt: noon, tickAt: noon, busy: 1, want: 1, active: true}
+	l.senders = []*sender{{it: &item{part: &part{}, lane: l}}}
+	now := noon
+	ticks := func(n int, ends int64) {
+		for range n {
+			now = now.Add(250 * time.Millisecond)
+			d.lease.renew(now)
+			for range 250 {
+				l.line.push(&item{part: &part{}, lane: l, arrived: now})
+			}
+			for range ends {
+				l.line.pop()
+			}
+			if l.ended += ends; ends > 0 {
+				l.endedAt = now
+			}
+			l.tick(now)
+		}
+	}
+	longest := func() (most time.Duration) {
+		for _, it := range d.collector.ended {
+			most = max(most, it.out.due.Sub(now))
+		}
+		return most
+	}
+	ticks(40, 250) // a thousand a second for ten seconds
+	if n := len(d.collector.ended); n != 0 {
+		t.Fatalf("%d were handed back while all went well", n)
+	}
+	ticks(12, 0)
+	if n, most := len(d.collector.ended), longest(); n == 0 || most > time.Minute {
+		t.Errorf("after 3 s of silence %d are handed back, for %v at most", n, most)
+	}
+	ticks(4*5*60, 0)
+	if most := longest(); most < 10*time.Minute {
+		t.Errorf("after five minutes of silence tasks are handed back for %v at most: each time is a write", most)
+	}
+}
