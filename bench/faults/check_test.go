@@ -164,6 +164,14 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 			s.Receivers["a"][0].At, s.Receivers["a"][0].Done = s.at(5*sec), s.at(6*sec)
 			s.Receivers["a"][0].Stamp += 4
 		}, "order"},
+		"out of order, and refused at first": {func(s *small) {
+			q := &s.Receivers["a"][0]
+			q.At, q.Done, q.Status = s.at(5*sec), s.at(5*sec)+1, 503
+			q.Stamp += 4
+			s.undo(0, false, true, false)
+			s.tried(0, 0, 0, 1, schemas.VerdictRetry, schemas.ReasonHTTP5xx)
+			s.deliver(0, 0, 0, 2, 9*sec)
+		}, "order"},
 		"two of an entity at once": {func(s *small) { s.Receivers["a"][0].Done = s.at(2500 * time.Millisecond) }, "order"},
 		"goroutines leak": {func(s *small) {
 			s.After["deliverer-1"] = rig.Resources{Goroutines: 500, Descriptors: 40, RSS: 50 << 20}

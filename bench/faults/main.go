@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -46,6 +47,12 @@ func main() {
 		}
 		return
 	}
+	for name := range strings.SplitSeq(*only, ",") {
+		if name != "" && !slices.Contains(names, name) {
+			fmt.Fprintf(os.Stderr, "faults: there is no scenario %q\n", name)
+			os.Exit(2)
+		}
+	}
 	if !r.all(ctx, *only) {
 		os.Exit(1)
 	}
@@ -70,8 +77,9 @@ func (r *runner) all(ctx context.Context, only string) bool {
 				continue
 			}
 			if err := r.run(ctx, &s); err != nil {
-				fmt.Printf("FAIL  %-16s %v\n", s.name, err)
-				failed++
+				if failed++; !errors.Is(err, errBroken) { // that one has printed its verdict
+					fmt.Printf("FAIL  %-16s %v (seed %d)\n", s.name, err, r.seed)
+				}
 			}
 		}
 		wanted = later

@@ -15,6 +15,8 @@ var scenarios = []scenario{
 	{name: "add-remove", what: "add a third deliverer, later take it away", brokers: 1, act: addRemove, noRepeat: true, flow: 78 * time.Second, compareP99: true},
 	{name: "redis-flush", what: "FLUSHALL every second", brokers: 1, act: flushRedis, noRepeat: true},
 	{name: "redis-stop", what: "Redis gone for 20 s", brokers: 1, act: stopRedis, noRepeat: true},
+	{name: "receivers", what: "no fault of ours: receivers that fail, stall, reset, drip, answer early, redirect, are gone", act: nothing, paths: everyKind, noRepeat: true,
+		events: 400, rate: 40, rest: 2 * time.Minute, short: true},
 	{name: "kill-leader", what: "three brokers, kill -9 one that leads, start it again", brokers: 3, act: killBroker, noRepeat: true},
 }
 
@@ -126,4 +128,16 @@ func killBroker(ctx context.Context, w *world) error {
 		}
 		return w.d.Kafka.Start(ctx, 3)
 	})
+}
+
+func nothing(context.Context, *world) error { return nil }
+
+// everyKind gives one receiver of each kind; the first of each company is well. None says 410: that disables its subscription.
+func everyKind(company, i int) string {
+	return [companies][perCompany]string{
+		{"/ok", "/some/8/flap/2", "/some/8/flap/1/reset", "/delay/200ms", "/status/503"},
+		{"/ok", "/some/8/flap/3s", "/some/8/flap/1/redirect/307", "/drip", "/redirect/302"},
+		{"/ok", "/some/8/flap/2/delay/100ms/status/429/after/1", "/early", "/reset", "/status/400"},
+		{"/ok", "/hang", "/some/16/flap/1/hang", "/some/8/delay/1s/flap/1", "/status/204"},
+	}[company][i]
 }
