@@ -172,8 +172,19 @@ type standIn struct {
 // Schema ids of the stand-in.
 const (
 	schemaWithDouble = 7
+	firstWrong       = 100 // those of wrongSchemas
 	firstAlias       = 1000
 )
+
+// wrongSchemas are answers that will never be the schema of a booking event.
+var wrongSchemas = []string{"another entity's", "no event's", "recursive", "no schema", "huge", "Protobuf"}
+
+// wrongly frames an event with the id of a wrong schema.
+func wrongly(mood string) mut {
+	return func(d *draft) {
+		d.frame = schemas.AppendConfluent(nil, firstWrong+uint32(slices.Index(wrongSchemas, mood)))
+	}
+}
 
 var theStandIn = sync.OnceValues(func() (*standIn, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -182,7 +193,11 @@ var theStandIn = sync.OnceValues(func() (*standIn, error) {
 	}
 	booking := schemas.EventSchema("booking").Text()
 	end := strings.LastIndex(booking, "]")
-	s := &standIn{URL: "http://" + ln.Addr().String(), moods: map[uint32]string{}, texts: map[uint32]string{
+	moods := map[uint32]string{}
+	for i, mood := range wrongSchemas {
+		moods[firstWrong+uint32(i)] = mood
+	}
+	s := &standIn{URL: "http://" + ln.Addr().String(), moods: moods, texts: map[uint32]string{
 		schemaWithDouble: booking[:end] + `, {"name": "score", "type": "double"}` + booking[end:],
 	}}
 	go http.Serve(ln, s) // ends with the process
@@ -262,7 +277,7 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 var registryScenario = scenario{
-	name: "registry", what: "registry down, slow and wrong in eleven ways, five times each", act: registryAct, deploy: withRegistry,
+	name: "registry", what: "registry down, slow and wrong in twelve ways, five times each", act: registryAct, deploy: withRegistry,
 	flow: 60 * time.Second, rest: patience, noRepeat: true,
 }
 
@@ -292,11 +307,12 @@ func registryAct(ctx context.Context, w *world) error {
 	for round := range 5 {
 		ids := map[uint32]string{} // id -> mood
 		events := map[uint32]string{}
-		for _, mood := range append(slices.Clone(waiting), slices.Sorted(maps.Keys(ending))...) {
+		for i, mood := range append(slices.Clone(waiting), slices.Sorted(maps.Keys(ending))...) {
 			next++
 			ids[next] = mood
 			reg.tell(next, mood)
-			if events[next], err = p.publish(ctx, schemas.AppendConfluent(nil, next)); err != nil {
+			// A partition each: what waits holds up, by rule, what lies behind it.
+			if events[next], err = p.publishTo(ctx, schemas.AppendConfluent(nil, next), int32(i)); err != nil {
 				return err
 			}
 		}
@@ -348,7 +364,7 @@ func registryAct(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	late := 5 * 2 // "unknown" and "Protobuf" and "huge", but the last two only if nobody keeps what the registry said
+	late := 5 * 3 // "unknown", "Protobuf" and "huge" ones: nobody keeps such an answer
 	before := len(p.all())
 	err = rig.Until(30*time.Second, "what was unknown is rerouted", func() bool {
 		s, err := router.RerouteProgress(ctx, w.d.Client(), o)
@@ -390,8 +406,13 @@ func openPost(ctx context.Context, w *world, name string) (*post, error) {
 	return p, nil
 }
 
-// publish appends one event in a frame and returns its id when it is accepted.
+// publish appends one event in a frame, where its key belongs, and returns its id when it is accepted.
 func (p *post) publish(ctx context.Context, frame []byte) (string, error) {
+	return p.publishTo(ctx, frame, -1)
+}
+
+// publishTo is publish to a partition; -1: where its key belongs.
+func (p *post) publishTo(ctx context.Context, frame []byte, partition int32) (string, error) {
 	p.seq++
 	ev, avro, err := eventOf(p.w, p.company, p.seq)
 	if err != nil {
@@ -399,7 +420,11 @@ func (p *post) publish(ctx context.Context, frame []byte) (string, error) {
 	}
 	c, key := p.w.d.Client(), eventKey(&ev.Meta)
 	var rs kafka.Records
-	rs.Add(place(c, c.Topics().Events["booking"], key), key, []kafka.Header{{Key: idHeader, Value: []byte(ev.Meta.EventID)}}, frame, avro)
+	tp := place(c, c.Topics().Events["booking"], key)
+	if partition >= 0 {
+		tp.Partition = partition
+	}
+	rs.Add(tp, key, []kafka.Header{{Key: idHeader, Value: []byte(ev.Meta.EventID)}}, frame, avro)
 	_, err = p.append.Append(ctx, &rs)
 	return ev.Meta.EventID, err
 }

@@ -230,6 +230,12 @@ var poisons = []poisonKind{
 	{name: "unknown fingerprint", want: "unknown_schema", make: func(d *draft) { d.frame[5] ^= 0xff }},
 	{name: "unknown registry id", want: "unknown_schema", make: func(d *draft) { d.frame = schemas.AppendConfluent(nil, unknownSchema) }},
 	{name: "registry id 4294967295", want: "unknown_schema", make: func(d *draft) { d.frame = schemas.AppendConfluent(nil, math.MaxUint32) }},
+	{name: "registry id of a customer's schema", want: "union_index", make: wrongly("another entity's")},
+	{name: "registry id of no event's schema", want: "schema_unusable", make: wrongly("no event's")},
+	{name: "registry id of a recursive schema", want: "schema_unusable", make: wrongly("recursive")},
+	{name: "registry id of what is no schema", want: "schema_unusable", make: wrongly("no schema")},
+	{name: "registry id of a schema of 5 MiB", want: "unknown_schema", make: wrongly("huge")},
+	{name: "registry id of a Protobuf schema", want: "unknown_schema", make: wrongly("Protobuf")},
 	{name: "frame alone", want: "truncated", make: func(d *draft) { d.rawValue(d.frame) }},
 
 	// truncated at each structural point
