@@ -2,15 +2,16 @@
 SHELL := bash
 GO ?= go
 FUZZTIME ?= 10s
+SEEDS ?= 500
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Another release of staticcheck finds other things: it is named, and raised on purpose.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-kafka test-faults lint build bench fuzz clean
+.PHONY: help demo dev test test-kafka faults faults-long mutants simulation simulation-long prove prove-short lint build bench fuzz clean
 
 help: ## explain the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## the whole path in memory, counted: 26 event types, failing receivers; ends by itself, exit 1 if anything is lost or doubled
 	./bin/hookferry demo
@@ -24,8 +25,26 @@ test: ## all tests in memory
 test-kafka: ## the house tests and those of Kafka's and Redis' clients, on real ones that it starts and stops (needs java 17, mvn, redis-server, python3)
 	.ci/test-kafka
 
-test-faults: ## kill -9, Redis gone, replicas that come and go, while events flow on a real Kafka (the same needs)
+faults: ## kills at every instant, brokers and Redis gone, poison, while events flow on a real Kafka; everything counted (the same needs, and strace)
 	$(GO) run ./bench/faults
+
+faults-long: ## the sizes that the published figures stand on: over a million deliveries, over 500 kills; hours
+	$(GO) run ./bench/faults -long
+
+mutants: ## plant bugs that this field has shipped, one after the other: each must turn its named test red
+	$(GO) run ./bench/mutants
+
+simulation: ## SEEDS random deployments with random faults in virtual time (default 500)
+	$(GO) run ./bench/simulation -seeds $(SEEDS)
+
+simulation-long: ## ten thousand of them
+	$(GO) run ./bench/simulation -seeds 10000
+
+prove: ## every promise of the README by the command that proves it, as one table; within 45 minutes on two cores
+	$(GO) run ./bench/prove
+
+prove-short: ## the part of it that CI takes
+	$(GO) run ./bench/prove -short
 
 lint: ## gofmt, vet, staticcheck, who may import whom, a tidy go.mod
 	@unformatted=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs gofmt -l); test -z "$$unformatted" || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
