@@ -27,12 +27,11 @@ const (
 // claims, in the order of the README's table; a promise may have more than one.
 var claims = []claim{
 	{promise: everyEvent, command: "make demo", figure: `^lost (\d+)`, goal: "= 0"},
-	{promise: everyEvent, command: "make faults", figure: `lost (\d+)`, goal: "= 0"},
-	{promise: everyEvent, command: "make simulation", figure: `lost (\d+)`, goal: "= 0"},
-	{promise: everyEvent, command: "make mutants", figure: `survived (\d+)`, goal: "= 0"},
+	{promise: everyEvent, command: "make faults", figure: `; owed \d+, delivered \d+, lost (\d+)`, goal: "= 0"},
+	{promise: everyEvent, command: "make simulation", figure: `(\d+) violations in \d+ seeds`, goal: "= 0"},
+	{promise: everyEvent, command: "make mutants", figure: `^(\d+) of \d+ red`, goal: ">= 29"},
 	{promise: noDuplicates, command: "make demo", figure: `^duplicates (\d+)`, goal: "= 0"},
-	{promise: noDuplicates, command: "make faults", figure: `unexplained (\d+)`, goal: "= 0"},
-	{promise: noDuplicates, command: "make simulation", figure: `unexplained (\d+)`, goal: "= 0"},
+	{promise: noDuplicates, command: "make faults", figure: `; duplicates \d+, unexplained (\d+)`, goal: "= 0"},
 	{promise: signed, command: "make test-kafka", tests: []string{"TestAForeignPublisherAndAForeignReceiver"}},
 	{promise: sameBytes, command: "make test-kafka", tests: []string{"TestEveryTryOfATaskHasTheSameIDAndTheSameBytes", "TestAllTypesInAllFormatsArriveSignedAndExact"}},
 	{promise: apart, command: "make test-kafka", tests: []string{"TestOneHangingReceiverDelaysNoOther", "TestTwoCompaniesNeverSeeEachOthersEvents"}},
