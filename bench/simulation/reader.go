@@ -179,16 +179,6 @@ func (r *reader) event(tp kafka.TP, rec *kafka.Record, _ []byte) {
 // ended says whether a task has come to an end.
 func (s *taskSeen) ended() bool { return len(s.ends) > 0 }
 
-// open is how much has not come to its end: tasks, and events that no router has seen.
-func (r *reader) open() (n int) {
-	for _, s := range r.tasks {
-		if !s.ended() {
-			n++
-		}
-	}
-	return n + r.w.unrouted()
-}
-
 // stillOpen says what has not ended.
 func (r *reader) stillOpen() string {
 	n, text := 0, ""
@@ -201,7 +191,7 @@ func (r *reader) stillOpen() string {
 			text += fmt.Sprintf("; task %s of %s, %d attempts, %d in tiers, due %v", id, s.Subscription, len(s.tries), s.tiers, s.dueAt.Sub(r.w.began))
 		}
 	}
-	return fmt.Sprintf("%d tasks, %d events that are not routed%s", n, r.w.unrouted(), text)
+	return fmt.Sprintf("%d tasks without an end, %d offsets not committed, %d events not routed%s", n, r.w.unfinished(), r.w.unrouted(), text)
 }
 
 // nextDue is when the first of the open tasks may be tried; not ok if there is none. A task that lies in no tier is due now.
@@ -224,20 +214,20 @@ func (r *reader) nextDue() (at time.Time, ok bool) {
 	return at, ok
 }
 
-// unrouted is how many events lie behind the router's committed offsets.
-func (w *world) unrouted() (n int) {
-	committed := map[kafka.TP]int64{}
-	if g := w.broker.Cluster().GroupInfo(w.config.TopicPrefix + "router"); g != nil {
-		for topic, parts := range g.Commits {
-			for p, c := range parts {
-				committed[kafka.TP{Topic: topic, Partition: p}] = c.Offset
+// unrouted is how many events lie behind the routers' committed offsets, and unfinished how many tasks behind the deliverers'. When both are none, nobody
+// will ever do anything more about what has no end by then.
+func (w *world) unrouted() int   { return w.behind("router", w.control.Topics().EventTopics()) }
+func (w *world) unfinished() int { return w.behind("deliverer", w.control.Topics().LaneTopics()) }
+
+func (w *world) behind(group string, topics []string) (n int) {
+	g := w.broker.Cluster().GroupInfo(w.config.TopicPrefix + group)
+	for _, topic := range topics {
+		for _, p := range w.broker.Cluster().PartitionInfos(topic) {
+			at := int64(0)
+			if g != nil {
+				at = g.Commits[topic][p.Partition].Offset
 			}
-		}
-	}
-	events := w.control.Topics().EventTopics()
-	for tp, next := range w.reader.next {
-		if slices.Contains(events, tp.Topic) {
-			n += int(next - committed[tp])
+			n += int(p.HighWatermark - at)
 		}
 	}
 	return n
