@@ -63,14 +63,23 @@ func (r *runner) greens(ctx context.Context, mutants []*mutant) map[string]strin
 				out[m.key()] = err.Error()
 				continue
 			}
-			text, runErr := r.test(ctx, bin, m)
-			if runErr != nil || !strings.Contains(text, "--- PASS: "+m.test+" (") {
+			// A second chance, for tests with deadlines on a machine that has more to do; with a mutant in there is none.
+			text, green := r.green(ctx, bin, m)
+			if !green {
+				text, green = r.green(ctx, bin, m)
+			}
+			if !green {
 				out[m.key()] = "its test is not green: " + firstComplaint(text)
 			}
 		}
 		r.say("%-34s %d named tests without a mutant (%.1f s)\n", pkg, len(list), time.Since(begun).Seconds())
 	}
 	return out
+}
+
+func (r *runner) green(ctx context.Context, bin string, m *mutant) (text string, ok bool) {
+	text, err := r.test(ctx, bin, m)
+	return text, err == nil && strings.Contains(text, "--- PASS: "+m.test+" (")
 }
 
 // mutant builds the package's tests with the mutant in, and runs the one that must go red.
