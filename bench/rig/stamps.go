@@ -6,9 +6,11 @@ import (
 	"github.com/hookferry/hookferry/internal/kafka"
 )
 
-// Stamps are the append times (ms) of all our events that are in the log, by sequence number, as the services see them: by a wrong clock if the proxy shows
-// one.
-func (d *Deployment) Stamps(ctx context.Context) (map[int64]int64, error) {
+// Stamp is when an event was appended (ms): by the clock that is right, and as the services see it, by a wrong clock if the proxy shows one.
+type Stamp struct{ Real, Shown int64 }
+
+// Stamps of all our events that are in the log, by sequence number.
+func (d *Deployment) Stamps(ctx context.Context) (map[int64]Stamp, error) {
 	topic := d.client.Topics().Events["booking"]
 	starts, err := d.client.Offsets(ctx, topic, kafka.Earliest)
 	if err != nil {
@@ -18,13 +20,13 @@ func (d *Deployment) Stamps(ctx context.Context) (map[int64]int64, error) {
 	for p, o := range starts {
 		from[kafka.TP{Topic: topic, Partition: p}] = o
 	}
-	stamps := map[int64]int64{}
+	stamps := map[int64]Stamp{}
 	return stamps, d.scan(ctx, from, func(_ kafka.TP, r *kafka.Record) bool {
-		at := r.Time
+		s := Stamp{r.Time, r.Time}
 		if d.Proxy != nil {
-			at = d.Proxy.StampOf(at)
+			s.Shown = d.Proxy.StampOf(r.Time)
 		}
-		stamps[eventSeq(r.Value)] = at
+		stamps[eventSeq(r.Value)] = s
 		return true
 	})
 }
