@@ -58,6 +58,7 @@ type editsRun struct {
 	gone  []*edited
 	count map[string]int
 	next  int
+	owed  int // deliveries that were surely owed
 
 	mu   sync.Mutex
 	sent []streamed
@@ -269,8 +270,8 @@ func (r *editsRun) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("      edits: %v; %d events to %d subscriptions, %d of them deleted; %d tasks dropped; missing %d, wrong %d\n",
-		r.count, len(r.sent), len(subs), len(r.gone), dropped, len(missing), len(wrong))
+	fmt.Printf("      edits: %v; %d events to %d subscriptions, %d of them deleted; %d deliveries surely owed, %d tasks dropped; missing %d, wrong %d\n",
+		r.count, len(r.sent), len(subs), len(r.gone), r.owed, dropped, len(missing), len(wrong))
 	for i, line := range append(missing, wrong...) {
 		if i == 10 {
 			break
@@ -302,6 +303,7 @@ func (s *edited) stray(g caught) time.Duration {
 // missing lists what was surely owed and has not come: events that were accepted while the subscription was live, wanted them, and was not about to be
 // deleted.
 func (r *editsRun) missing() (out []string) {
+	r.owed = 0
 	came := map[string]bool{}
 	for _, g := range r.all() {
 		if _, name, ok := strings.Cut(g.Path[1:], "/"); ok {
@@ -310,22 +312,28 @@ func (r *editsRun) missing() (out []string) {
 	}
 	for _, s := range slices.Concat(r.gone, r.subs) {
 		for _, e := range r.sent {
-			if e.from.Before(s.created) || !s.deleted.IsZero() && e.by.After(s.deleted.Add(-5*time.Second)) || s.unsure(e) {
+			if e.from.Before(s.created) || !s.deleted.IsZero() && e.by.After(s.deleted.Add(-routedBy)) || s.unsure(e) {
 				continue
 			}
+			r.owed++
 			if !came[s.path+" "+schemas.WebhookID(s.id, e.id)] {
-				out = append(out, fmt.Sprintf("%s of %s has not come to %s", e.id, e.by.Format("15:04:05.000"), s.path))
+				out = append(out, fmt.Sprintf("%s of %s has not come to %s, created %s, deleted %s, moved %v, narrowed %v", e.id, e.by.Format("15:04:05.000"), s.path,
+					s.created.Format("15:04:05.000"), s.deleted.Format("15:04:05.000"), s.moves, s.narrows))
 			}
 		}
 	}
 	return out
 }
 
+// routedBy is how long after its acceptance an event may be routed: against the subscriptions as they are then, so that an edit of the events wanted, or a
+// delete, concerns what was accepted that long before it.
+const routedBy = 5 * time.Second
+
 // unsure: at about that time the subscription did not want the event, or was about to change its mind. An edit of the events wanted holds from some time
 // within the staleness of a router's table on.
 func (s *edited) unsure(e streamed) bool {
 	for _, n := range s.narrows {
-		if e.by.After(n.from) && (n.to.IsZero() || e.from.Before(n.to.Add(lateEdit))) {
+		if e.by.After(n.from.Add(-routedBy)) && (n.to.IsZero() || e.from.Before(n.to.Add(lateEdit))) {
 			return true
 		}
 	}

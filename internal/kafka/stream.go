@@ -59,7 +59,7 @@ func decodeStream(codec Codec, packed, h []byte, base, end, from int64, out []Re
 			rec.Time = largest
 		}
 		out = append(out, rec)
-		next = rec.Offset + 1
+		next = max(next, rec.Offset+1) // a broken batch may have them in any order
 		s.keep()
 		s.taken += recordCost + headerCost*int64(len(rec.Headers))
 	}
