@@ -23,9 +23,9 @@ var pointScenarios = []scenario{
 }
 
 // pointWorlds is how many cells run side by side: most of each is waiting for a group to miss a member.
-const pointWorlds = 8
+const pointWorlds = 6
 
-// pointKinds is what the command line asks for: kills in the usual form, everything in the long one, each point killed once in the short one.
+// pointCells is what the command line asks for: kills in the usual form, everything in the long one, each point killed once in the short one.
 func pointCells(short, long bool, rng *rand.Rand) (out []pointCell) {
 	for _, c := range fault.Matrix() {
 		for i, e := range errands[c.Point] {
@@ -52,7 +52,7 @@ func (c *pointCell) String() string {
 	return fmt.Sprintf("%s by a %s, time %d", c.Cell, c.errand.who, c.nth)
 }
 
-// runPoints is the scenario "points". only narrows it to cells whose text holds a word.
+// runPoints is the scenario "points". The flag -cells narrows it to those whose text holds one of its parts.
 func runPoints(ctx context.Context, r *runner, s *scenario) error {
 	began := time.Now()
 	d, err := r.deployment(ctx, s.config(r.dir))
@@ -72,8 +72,11 @@ func runPoints(ctx context.Context, r *runner, s *scenario) error {
 	if r.cells != "" {
 		var some []pointCell
 		for _, c := range all {
-			if strings.Contains(c.String(), r.cells) {
-				some = append(some, c)
+			for part := range strings.SplitSeq(r.cells, ",") {
+				if strings.Contains(c.String(), part) {
+					some = append(some, c)
+					break
+				}
 			}
 		}
 		all = some

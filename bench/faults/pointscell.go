@@ -22,9 +22,9 @@ import (
 
 const (
 	// pointReach is how long a carrier may take to come to its point.
-	pointReach = 40 * time.Second
+	pointReach = 2 * time.Minute
 	// pointArrive is how long what is owed may take after that.
-	pointArrive = 60 * time.Second
+	pointArrive = 3 * time.Minute
 	// pointStall is how long a carrier stands still: the group has given its partitions away by then.
 	pointStall = pointSession + 1500*time.Millisecond
 	// pointQuiet is waited before the books are closed: a late second copy would show up.
@@ -81,7 +81,7 @@ func (w *pointWorld) cell(ctx context.Context, c fault.Cell, e errand, nth int, 
 		return err
 	}
 	defer r.receiver.Close()
-	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 12*time.Minute)
 	defer cancel()
 	defer func() {
 		for _, role := range r.extra {

@@ -29,7 +29,7 @@ import (
 )
 
 // pointSession is the session time-out of the groups here: most of a cell is the wait until a dead member is missed.
-const pointSession = 2 * time.Second
+const pointSession = 3 * time.Second
 
 // pointRig is what all worlds share: brokers, Redis, the binary with the points in it, and a schema registry.
 type pointRig struct {
@@ -158,7 +158,7 @@ func (w *pointWorld) stop(role string) error {
 		return nil
 	}
 	delete(w.procs, role)
-	err := p.Stop(10 * time.Second)
+	err := p.Stop(time.Minute)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGTERM {
 		return nil // so young that it does not listen to signals yet: it had nothing to finish
