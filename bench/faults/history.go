@@ -119,6 +119,9 @@ type line struct {
 	text string
 }
 
+// inTheEnd is for what has no moment of its own.
+const inTheEnd = int64(1) << 62
+
 // history prints all that is known of the event of a breach for its receiver, in the order in which it happened, with the faults that were near.
 func (r *Run) history(out io.Writer, b Breach) {
 	if b.Seq < 0 || b.Seq >= int64(len(r.Events)) {
@@ -141,7 +144,12 @@ func (r *Run) history(out io.Writer, b Breach) {
 	}
 	slices.SortStableFunc(all, func(x, y line) int { return int(max(-1, min(1, x.at-y.at))) })
 	const near = 10 * time.Second
-	first, last := all[0].at, all[len(all)-1].at
+	first, last := all[0].at, all[0].at
+	for _, l := range all {
+		if l.at != inTheEnd {
+			last = max(last, l.at)
+		}
+	}
 	for _, f := range r.Faults {
 		if f.End.UnixNano() >= first-int64(near) && f.Start.UnixNano() <= last+int64(near) {
 			all = append(all, line{f.Start.UnixNano(), fmt.Sprintf("fault: %s until %s", strings.TrimSpace(string(f.Kind)+" "+f.Who), rig.Clock(f.End.UnixNano()))})
@@ -149,7 +157,11 @@ func (r *Run) history(out io.Writer, b Breach) {
 	}
 	slices.SortStableFunc(all, func(x, y line) int { return int(max(-1, min(1, x.at-y.at))) })
 	for _, l := range all {
-		fmt.Fprintf(out, "         %s  %s\n", rig.Clock(l.at), l.text)
+		at := "in the end  "
+		if l.at != inTheEnd {
+			at = rig.Clock(l.at)
+		}
+		fmt.Fprintf(out, "         %s  %s\n", at, l.text)
 	}
 }
 
@@ -178,12 +190,12 @@ func (r *Run) booked(b Breach) (all []line) {
 	}
 	for i := range t.Dead {
 		if x := &t.Dead[i]; x.Subscription == sub && x.Seq == r.First+b.Seq {
-			all = append(all, line{1 << 62, fmt.Sprintf("dead letter: task %s, %s", x.ID[:], x.Reason)})
+			all = append(all, line{inTheEnd, fmt.Sprintf("dead letter: task %s, %s", x.ID[:], x.Reason)})
 		}
 	}
 	for i := range t.Waiting {
 		if x := &t.Waiting[i]; x.Subscription == sub && x.Seq == r.First+b.Seq {
-			all = append(all, line{1 << 62, fmt.Sprintf("waits: task %s, try %d, due %s", x.ID[:], x.Attempt, rig.Clock(x.Due*1e6))})
+			all = append(all, line{inTheEnd, fmt.Sprintf("waits: task %s, try %d, due %s", x.ID[:], x.Attempt, rig.Clock(x.Due*1e6))})
 		}
 	}
 	return all

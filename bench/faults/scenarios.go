@@ -137,7 +137,7 @@ func everyKind(company, i int) string {
 	return [companies][perCompany]string{
 		{"/ok", "/some/8/flap/2", "/some/8/flap/1/reset", "/delay/200ms", "/status/503"},
 		{"/ok", "/some/8/flap/3s", "/some/8/flap/1/redirect/307", "/drip", "/redirect/302"},
-		{"/ok", "/some/8/flap/2/delay/100ms/status/429/after/1", "/early", "/reset", "/status/400"},
+		{"/ok", "/some/8/flap/2/delay/100ms/status/500", "/early", "/reset", "/status/400"},
 		{"/ok", "/hang", "/some/16/flap/1/hang", "/some/8/delay/1s/flap/1", "/status/204"},
 	}[company][i]
 }
