@@ -322,7 +322,7 @@ func slowDown(ctx context.Context, w *world) error {
 
 func killNode(w *world, n int) error {
 	pid := w.d.Kafka.PID(n)
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) { // it may have ended by itself just now
 		return fmt.Errorf("kill broker %d: %w", n, err)
 	}
 	return rig.Until(5*time.Second, "the broker is gone", func() bool { return syscall.Kill(pid, 0) != nil })
