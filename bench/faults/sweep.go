@@ -23,7 +23,7 @@ import (
 var sweepScenarios = []scenario{theSweep()}
 
 func theSweep() scenario {
-	s := &sweep{measured: make(chan struct{}), over: make(chan struct{})}
+	s := &sweep{began: make(chan struct{}), measured: make(chan struct{}), over: make(chan struct{})}
 	return scenario{name: "sweep", what: "kill -9 router and deliverer at their n-th write to a socket, n swept", deploy: shortSession(time.Second),
 		paths: mixedPaths, act: s.act, publish: s.publish, check: s.report, rest: 3 * time.Minute, short: true}
 }
@@ -47,6 +47,7 @@ const (
 
 // sweep is the state that the scenario's flow and its kills share.
 type sweep struct {
+	began    chan struct{} // closed when the processes run whose writes are counted
 	measured chan struct{} // closed when the workload has been delivered once, and its writes counted
 	over     chan struct{} // closed when every place has been
 
@@ -81,6 +82,13 @@ func sweepPlaces(writes, n int, rng *rand.Rand) []rig.KillAt {
 
 // publish lets the workload flow once, to count its writes, and then on and on until every place has been.
 func (s *sweep) publish(ctx context.Context, w *world, p *rig.Publisher) ([]rig.Sent, error) {
+	select {
+	case <-s.began:
+	case <-s.over:
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	all, err := p.Open(ctx, sweepUnit, 2*sweepRate)
 	if err != nil {
 		return all, err
@@ -109,7 +117,11 @@ func (s *sweep) publish(ctx context.Context, w *world, p *rig.Publisher) ([]rig.
 func (s *sweep) act(ctx context.Context, w *world) error {
 	defer close(s.over)
 	s.kills, s.total = map[string][]sweepKill{}, map[string]int{}
-	w.d.StopServices()
+	for _, name := range []string{"router", "deliverer-1", "deliverer-2"} {
+		if err := w.d.Proc(name).Stop(30 * time.Second); err != nil {
+			return fmt.Errorf("stop %s: %w", name, err)
+		}
+	}
 	if err := s.measure(ctx, w); err != nil {
 		return err
 	}
@@ -155,6 +167,7 @@ func (s *sweep) measure(ctx context.Context, w *world) error {
 		}
 		all = append(all, t)
 	}
+	close(s.began)
 	select {
 	case <-s.measured:
 	case <-ctx.Done():
