@@ -13,7 +13,7 @@ import (
 
 // TestSimulation runs a handful of seeds; as a child of the program, those that SIMULATION_FROM and SIMULATION_SEEDS name, with a line of JSON for each.
 func TestSimulation(t *testing.T) {
-	from, n, child := uint64(1), 6, false
+	from, n, child := uint64(302), 3, false // crashes and second copies among them, and cheap
 	if text := os.Getenv("SIMULATION_FROM"); text != "" {
 		from, _ = strconv.ParseUint(text, 10, 64)
 		child = true
