@@ -25,7 +25,7 @@ test: ## all tests in memory
 test-kafka: ## the house tests and those of Kafka's and Redis' clients, on real ones that it starts and stops (needs java 17, mvn, redis-server, python3)
 	.ci/test-kafka
 
-faults: ## kills at every instant, brokers and Redis gone, poison, while events flow on a real Kafka; everything counted (the same needs, and strace)
+faults: ## kills at every instant, brokers and Redis gone, poison, while events flow on a real Kafka; everything counted (the same needs)
 	$(GO) run ./bench/faults
 
 faults-long: ## the sizes that the published figures stand on: over a million deliveries, over 500 kills; hours
