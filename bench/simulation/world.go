@@ -81,7 +81,6 @@ type event struct {
 	id, company, typ string
 	begun, ended     time.Time
 	fate             string // accepted, unknown, rejected
-	places           []kafka.TP
 }
 
 // faultSpan is one thing that was done to the world.
