@@ -13,6 +13,7 @@ import (
 
 	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -410,7 +411,7 @@ func matches(o *schemas.Replay, dead *schemas.Dead) bool {
 	switch {
 	case o.Subscription != "" && t.Subscription != o.Subscription,
 		o.Reason != "" && dead.Reason != o.Reason,
-		o.EventType != "" && t.EventType != o.EventType,
+		!subscriptions.Matches(o.Events, t.EventType),
 		o.EventID != "" && t.EventID != o.EventID,
 		o.TaskID != "" && t.ID != o.TaskID,
 		o.From != 0 && dead.At < o.From,

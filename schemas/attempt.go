@@ -47,12 +47,15 @@ const (
 	ReasonTooLarge      Reason = "too_large"
 	ReasonPaused        Reason = "paused"
 	ReasonDeleted       Reason = "deleted"
-	ReasonAbort         Reason = "abort"    // the receiver asked to stop trying this task
-	ReasonDisabled      Reason = "disabled" // the subscription is disabled
-	ReasonFull          Reason = "full"     // the lane is full
-	ReasonCircuit       Reason = "circuit"  // the lane's circuit is open
-	ReasonRate          Reason = "rate"     // over the subscription's rate
-	ReasonHold          Reason = "hold"     // sending is held (clock skew, or a receiver's Retry-After)
+	ReasonAbort         Reason = "abort"     // the receiver asked to stop trying this task
+	ReasonDisabled      Reason = "disabled"  // the subscription is disabled
+	ReasonFull          Reason = "full"      // the lane is full
+	ReasonCircuit       Reason = "circuit"   // the lane's circuit is open
+	ReasonRate          Reason = "rate"      // over the subscription's rate
+	ReasonHold          Reason = "hold"      // sending is held (clock skew, a receiver's Retry-After, or a paused replay)
+	ReasonOrder         Reason = "order"     // an earlier event of the same entity has not ended yet
+	ReasonCancelled     Reason = "cancelled" // the replay was cancelled
+	ReasonRedriven      Reason = "redriven"  // of a dead letter: the one before it was taken out by a redrive
 )
 
 // Reasons lists all of them, in the order of the docs.
@@ -60,7 +63,7 @@ func Reasons() []Reason {
 	return []Reason{
 		ReasonNone, ReasonEarlyResponse, ReasonProtocol, ReasonRedirect, ReasonHTTP4xx, ReasonGone, ReasonHTTP5xx, ReasonTimeout, ReasonThrottled,
 		ReasonReset, ReasonRefused, ReasonTLS, ReasonDNS, ReasonBlocked, ReasonLocal, ReasonExhausted, ReasonTooLarge, ReasonPaused,
-		ReasonDeleted, ReasonAbort, ReasonDisabled, ReasonFull, ReasonCircuit, ReasonRate, ReasonHold,
+		ReasonDeleted, ReasonAbort, ReasonDisabled, ReasonFull, ReasonCircuit, ReasonRate, ReasonHold, ReasonOrder, ReasonCancelled, ReasonRedriven,
 	}
 }
 

@@ -59,18 +59,22 @@ func ownRecords() []ownRecord {
 			ID: task.Subscription, Version: 12, Company: "c-9", Name: "crm", URL: "https://example.com/hooks", Events: []string{"booking.*", "*.removal"},
 			Format: FormatStandard, Headers: []Header{{Name: "X-Api-Key", Value: sealed}}, Auth: &sealed,
 			Secrets:  []Secret{{ID: "s1", Kind: "v1", Value: sealed, Fingerprint: "ab12", CreatedAt: 1767225600000, ExpiresAt: 1767229200000}},
-			Schedule: []int64{5000, 300000}, TimeoutMs: 15000, MaxConcurrency: 8, MaxRate: 12.5, State: StateActive, StateReason: "resumed",
+			Schedule: []int64{5000, 300000}, TimeoutMs: 15000, MaxConcurrency: 8, MaxRate: 12.5, ReplayRate: 50, Order: OrderEntity, State: StateActive, StateReason: "resumed",
 			FailingSince: 1767225500000, Spans: []Cut{{At: 1767225600000, Kind: CutLive, Reason: "created"}}, BackfillFrom: 1767000000000,
 			CreatedAt: 1767225598000, UpdatedAt: 1767225599000, Repair: true, UpdatedBy: "n-1",
 		}, AppendSubscription, DecodeSubscription),
 		ownRecordOf("replay", replaySchema, replayFrame, &Replay{
-			ID: "rpl_1", Kind: ReplayRedrive, Subscription: task.Subscription, State: ReplayRunning, CreatedAt: 1767225600000, Reason: ReasonPaused,
-			EventType: "booking.*", EventID: "evt_0001", TaskID: task.ID, From: 1767000000000, To: 1767225600000,
+			ID: "rpl_1", Kind: ReplayRedrive, Subscription: task.Subscription, Company: "c-9", State: ReplayRunning, Note: "resumed", CreatedAt: 1767225600000, Reason: ReasonPaused,
+			Events: []string{"booking.*"}, Entity: "B-77", EventID: "evt_0001", TaskID: task.ID, From: 1767000000000, To: 1767225600000,
+			Cut: 1767100000000, Begins: []PartitionOffset{{Topic: "hookferry.dead", Partition: 3, Offset: 8}},
 			Ends: []PartitionOffset{{Topic: "hookferry.dead", Partition: 3, Offset: 88}}, Rate: 100,
 		}, AppendReplay, DecodeReplay),
 		ownRecordOf("progress", progressSchema, progressFrame, &Progress{
 			Replay: "rpl_1", Topic: "hookferry.dead", Partition: 3, Next: 41, Scanned: 40, Matched: 7, Done: true, At: 1767225600500,
 		}, AppendProgress, DecodeProgress),
+		ownRecordOf("line", lineSchema, lineFrame, &Line{
+			Epoch: 5, Subscription: task.Subscription, Entity: "B-77", Topic: src.Topic, Partition: 7, Offset: 123456789012, Due: 1767225700000,
+		}, AppendLine, DecodeLine),
 	}
 }
 

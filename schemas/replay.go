@@ -6,7 +6,7 @@ import _ "embed"
 var replaySchema string
 
 // replayFrame is the single-object frame of replay.avsc. A test holds it to the file.
-const replayFrame = "\xc3\x01\x80\xfd\x57\x3d\x6a\x34\xf2\xe0"
+const replayFrame = "\xc3\x01\xcf\x1d\x80\xbe\xd9\xc6\x87\x49"
 
 // The kinds of a replay.
 const (
@@ -19,6 +19,7 @@ const (
 // The states of a replay.
 const (
 	ReplayRunning   = "running"
+	ReplayPaused    = "paused"
 	ReplayCancelled = "cancelled"
 	ReplayDone      = "done"
 )
@@ -31,20 +32,28 @@ type PartitionOffset struct {
 }
 
 // Replay is an order for work over a stretch of the log. Whoever owns a partition of it does its part and notes it in a Progress.
-// Reason, EventType, EventID, TaskID, From and To narrow it; an empty one does not. Times are ms since 1970 UTC.
+// Company, Reason, Events, Entity, EventID, TaskID, From and To narrow it; an empty one does not. Times are ms since 1970 UTC.
+//
+// A catch-up has no To: it ends at the first cut "live" behind From, which stands in the subscription's record and is written after the order. Until it is,
+// the order waits; so who starts a subscription and dies on the way leaves an order that does nothing, and never a span that nobody works off.
 type Replay struct {
 	ID           string
 	Kind         string
-	Subscription string
+	Subscription string // empty: every one of Company
+	Company      string // empty: every one
 	State        string
+	Note         string // why it is in that state
 	CreatedAt    int64
 	Reason       Reason
-	EventType    string
+	Events       []string // patterns
+	Entity       string
 	EventID      string
 	TaskID       string
 	From         int64
 	To           int64
-	Ends         []PartitionOffset // end offsets at creation: the work stops there
+	Cut          int64             // of a redrive after a pause: the paused cut; the work begins when the subscription is live behind it
+	Begins       []PartitionOffset // where the work begins; a partition that is not named: where From says
+	Ends         []PartitionOffset // where the work stops: end offsets at creation
 	Rate         float64           // tasks per second; 0: none
 }
 
@@ -54,22 +63,35 @@ func AppendReplay(dst []byte, r *Replay) []byte {
 	b = appendString(b, r.ID)
 	b = appendString(b, r.Kind)
 	b = appendString(b, r.Subscription)
+	b = appendString(b, r.Company)
 	b = appendString(b, r.State)
+	b = appendText(b, r.Note)
 	b = appendLong(b, r.CreatedAt)
 	b = appendString(b, string(r.Reason))
-	b = appendString(b, r.EventType)
+	b = appendCount(b, len(r.Events))
+	for _, e := range r.Events {
+		b = appendString(b, e)
+	}
+	b = append(b, endBlocks)
+	b = appendString(b, r.Entity)
 	b = appendString(b, r.EventID)
 	b = appendString(b, r.TaskID)
 	b = appendLong(b, r.From)
 	b = appendLong(b, r.To)
-	b = appendCount(b, len(r.Ends))
-	for i := range r.Ends {
-		b = appendString(b, r.Ends[i].Topic)
-		b = appendLong(b, int64(r.Ends[i].Partition))
-		b = appendLong(b, r.Ends[i].Offset)
-	}
-	b = append(b, endBlocks)
+	b = appendLong(b, r.Cut)
+	b = appendOffsets(b, r.Begins)
+	b = appendOffsets(b, r.Ends)
 	return appendDouble(b, r.Rate)
+}
+
+func appendOffsets(b []byte, list []PartitionOffset) []byte {
+	b = appendCount(b, len(list))
+	for i := range list {
+		b = appendString(b, list[i].Topic)
+		b = appendLong(b, int64(list[i].Partition))
+		b = appendLong(b, list[i].Offset)
+	}
+	return append(b, endBlocks)
 }
 
 // DecodeReplay reads a replay into p, all of whose fields it sets. Nothing of it aliases b.
@@ -79,9 +101,12 @@ func DecodeReplay(b []byte, p *Replay) error {
 		return err
 	}
 	r.text = string(b)
-	*p = Replay{ID: r.str(), Kind: r.str(), Subscription: r.str(), State: r.str(), CreatedAt: r.long(), Reason: Reason(r.str())}
-	p.EventType, p.EventID, p.TaskID, p.From, p.To = r.str(), r.str(), r.str(), r.long(), r.long()
-	r.blocks(func() { p.Ends = append(p.Ends, PartitionOffset{Topic: r.str(), Partition: r.int(), Offset: r.long()}) })
+	*p = Replay{ID: r.str(), Kind: r.str(), Subscription: r.str(), Company: r.str(), State: r.str(), Note: r.str(), CreatedAt: r.long(), Reason: Reason(r.str())}
+	r.blocks(func() { p.Events = append(p.Events, r.str()) })
+	p.Entity, p.EventID, p.TaskID, p.From, p.To, p.Cut = r.str(), r.str(), r.str(), r.long(), r.long(), r.long()
+	offset := func() PartitionOffset { return PartitionOffset{Topic: r.str(), Partition: r.int(), Offset: r.long()} }
+	r.blocks(func() { p.Begins = append(p.Begins, offset()) })
+	r.blocks(func() { p.Ends = append(p.Ends, offset()) })
 	p.Rate = r.double()
 	return r.end()
 }

@@ -6,7 +6,7 @@ import _ "embed"
 var subscriptionSchema string
 
 // subscriptionFrame is the single-object frame of subscription.avsc. A test holds it to the file.
-const subscriptionFrame = "\xc3\x01\xc4\x04\x70\x91\xe6\x13\xe3\xb9"
+const subscriptionFrame = "\xc3\x01\x0e\x49\x01\x29\x88\xc4\xc1\x47"
 
 // Sealed is a secret value as it may lie on a topic: AES-256-GCM, nonce || ciphertext, under the key that KeyID names.
 type Sealed struct {
@@ -58,6 +58,9 @@ const (
 	FormatClassic     = "classic"
 )
 
+// OrderEntity in Subscription.Order: an event of an entity is not tried before the one before it is delivered or dead.
+const OrderEntity = "entity"
+
 // AnyCompany stands in Subscription.Company for all companies; operators only.
 const AnyCompany = "*"
 
@@ -77,6 +80,8 @@ type Subscription struct {
 	TimeoutMs      int32
 	MaxConcurrency int32
 	MaxRate        float64 // per second; 0: none
+	ReplayRate     float64 // tasks of catch-ups and replays per second; 0: no bound of its own
+	Order          string  // OrderEntity, or empty: none
 	State          string
 	StateReason    string
 	FailingSince   int64
@@ -122,6 +127,8 @@ func AppendSubscription(dst []byte, s *Subscription) []byte {
 	b = appendLong(b, int64(s.TimeoutMs))
 	b = appendLong(b, int64(s.MaxConcurrency))
 	b = appendDouble(b, s.MaxRate)
+	b = appendDouble(b, s.ReplayRate)
+	b = appendString(b, s.Order)
 	b = appendString(b, s.State)
 	b = appendText(b, s.StateReason)
 	b = appendLong(b, s.FailingSince)
@@ -190,7 +197,7 @@ func DecodeSubscription(b []byte, s *Subscription) error {
 		s.Secrets = append(s.Secrets, Secret{ID: r.str(), Kind: r.str(), Value: r.sealed(), Fingerprint: r.str(), CreatedAt: r.long(), ExpiresAt: r.long()})
 	})
 	r.blocks(func() { s.Schedule = append(s.Schedule, r.long()) })
-	s.TimeoutMs, s.MaxConcurrency, s.MaxRate = r.int(), r.int(), r.double()
+	s.TimeoutMs, s.MaxConcurrency, s.MaxRate, s.ReplayRate, s.Order = r.int(), r.int(), r.double(), r.double(), r.str()
 	s.State, s.StateReason, s.FailingSince = r.str(), r.str(), r.long()
 	r.blocks(func() { s.Spans = append(s.Spans, Cut{At: r.long(), Kind: r.str(), Reason: r.str()}) })
 	s.BackfillFrom, s.CreatedAt, s.UpdatedAt = r.long(), r.long(), r.long()

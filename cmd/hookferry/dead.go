@@ -36,7 +36,7 @@ func deadFilter(c *cobra.Command, o *schemas.Replay) (check func() error) {
 	flags := c.Flags()
 	flags.StringVar(&o.Subscription, "subscription", "", "only this subscription's")
 	flags.StringVar(&reason, "reason", "", "only those with this reason (exhausted, gone, paused ...)")
-	flags.StringVar(&o.EventType, "type", "", "only this event type's")
+	flags.StringSliceVar(&o.Events, "events", nil, "only these event types or patterns (booking.creation, booking.*, *.removal)")
 	flags.StringVar(&o.EventID, "event", "", "only this event's")
 	flags.StringVar(&o.TaskID, "task", "", "only this task")
 	flags.DurationVar(&since, "since", 0, "only those that died within this time (24h)")
@@ -47,7 +47,9 @@ func deadFilter(c *cobra.Command, o *schemas.Replay) (check func() error) {
 		if since > 0 {
 			o.From = time.Now().Add(-since).UnixMilli()
 		}
-		return nil
+		var err error
+		o.Events, err = subscriptions.CheckPatterns(o.Events)
+		return err
 	}
 }
 
@@ -226,7 +228,7 @@ func deadRedriveCommand(a *app) *cobra.Command {
 			}
 			o.TaskID, o.Subscription, o.From, o.To = d.Task.ID, d.Task.Subscription, d.At, d.At+1
 		}
-		narrowed := o.Subscription != "" || o.Reason != "" || o.EventType != "" || o.EventID != "" || o.TaskID != "" || o.From != 0
+		narrowed := o.Subscription != "" || o.Reason != "" || len(o.Events) > 0 || o.EventID != "" || o.TaskID != "" || o.From != 0
 		if all == narrowed {
 			return usagef("say which: an ID, a filter, or --all")
 		}

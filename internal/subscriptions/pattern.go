@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/hookferry/hookferry/schemas"
@@ -28,6 +29,21 @@ func init() {
 			patternBits[pattern] |= bit
 		}
 	}
+}
+
+// Matches says whether one of the patterns stands for an event type. Without a pattern every type does.
+func Matches(patterns []string, eventType string) bool {
+	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool { return matchesText(p, eventType) })
+}
+
+// CheckPatterns refuses patterns that stand for nothing that exists, and joins those that say the same. None at all is right: every type is meant.
+func CheckPatterns(patterns []string) ([]string, error) {
+	if len(patterns) == 0 {
+		return nil, nil
+	}
+	c := &checks{}
+	out := c.events(patterns)
+	return out, c.refusals.err()
 }
 
 // matchesText matches by text alone, for types that this build's catalogue does not hold (a newer publisher).
