@@ -65,7 +65,8 @@ type subscriptionFlags struct {
 	schedule          []time.Duration
 	timeout           time.Duration
 	concurrency       int
-	rate              float64
+	rate, replayRate  float64
+	order             string
 }
 
 func (f *subscriptionFlags) add(c *cobra.Command) {
