@@ -29,7 +29,8 @@ func subscriptionsCommand(a *app) *cobra.Command {
 		Example: "  hookferry subscriptions create --company c0ffee01 --name crm --url https://hooks.example.com/in --events 'booking.*'",
 	}
 	c.AddCommand(subscriptionsCreateCommand(a), subscriptionsListCommand(a), subscriptionsShowCommand(a), subscriptionsUpdateCommand(a),
-		subscriptionsPauseCommand(a), subscriptionsResumeCommand(a), subscriptionsDeleteCommand(a))
+		subscriptionsPauseCommand(a), subscriptionsResumeCommand(a), subscriptionsDeleteCommand(a),
+		subscriptionsExportCommand(a), subscriptionsImportCommand(a), subscriptionsResealCommand(a))
 	return c
 }
 
