@@ -2,7 +2,6 @@ package deliverer
 
 import (
 	"bytes"
-	"cmp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -525,7 +524,11 @@ func (l *lane) shedFrom(from *line, keep int, why schemas.Reason, least time.Dur
 func (l *lane) probeClock(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if it := cmp.Or(l.line.pop(), l.replays.line.pop()); it != nil {
+	it := l.line.pop()
+	if it == nil {
+		it = l.replays.line.pop()
+	}
+	if it != nil {
 		l.handBack(it, schemas.ReasonHold, 0, now)
 	}
 }

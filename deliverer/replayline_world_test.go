@@ -248,7 +248,19 @@ func TestHowManyReplaysAreSentAtOnce(t *testing.T) {
 			t.Errorf("at most %d, %d live, flows %v: %s, want %s", c.most, c.live, c.flows, got, c.want)
 		}
 	}
+	// A receiver that needs one connection: a replay that has it keeps no live task waiting.
 	l, add := replayLane(8)
+	l.want = 1
+	add("r", "", true)
+	l.picked(noon)
+	add("l", "", false)
+	if n := l.useful(noon); n != 2 {
+		t.Errorf("%d senders are of use", n)
+	}
+	if got := l.picked(noon); !slices.Equal(got, []string{"l"}) {
+		t.Errorf("%v beside a replay", got)
+	}
+	l, add = replayLane(8)
 	l.d.replays.known.Store(false)
 	add("r", "", true)
 	if got := l.picked(noon); got != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/hookferry/hookferry/internal/kafka"
@@ -513,5 +514,25 @@ func TestTheFiltersOfARedrive(t *testing.T) {
 	marker.Reason, marker.Task.Body = schemas.ReasonTooLarge, nil
 	if wanted(&schemas.Replay{}, &marker) {
 		t.Error("a letter without a body is put back in line")
+	}
+}
+
+// Without the lease somebody else may own the partition, and may have noted where a pause's letters end: a mark would keep it from trying the task.
+func TestATaskThatEndedAsPausedGetsItsMarkOnlyUnderTheLease(t *testing.T) {
+	for _, holds := range []bool{true, false} {
+		d := &Deliverer{recent: newRecent(), marks: new(Marks), metrics: new(metrics), lease: newLease(time.Now(), 6*time.Second)}
+		d.metrics.failOpen = prometheus.NewCounter(prometheus.CounterOpts{Name: "x"})
+		if holds {
+			d.lease.frozen.Store(false)
+			d.lease.renew(time.Now())
+		}
+		paused := &item{Task: schemas.Task{ID: "a"}, out: outcome{verdict: schemas.VerdictDead, reason: schemas.ReasonPaused}}
+		gone := &item{Task: schemas.Task{ID: "b"}, out: outcome{verdict: schemas.VerdictDead, reason: schemas.ReasonGone}}
+		newFlusher(d).mark(t.Context(), []*item{paused, gone})
+		seen := make([]bool, 2)
+		d.recent.seen([]Mark{{TaskID: "a"}, {TaskID: "b"}}, seen)
+		if seen[0] != holds || !seen[1] {
+			t.Errorf("the lease holds: %v; marks: %v", holds, seen)
+		}
 	}
 }
