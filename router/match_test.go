@@ -109,7 +109,7 @@ func TestConfigNamesEveryMistakeAtOnce(t *testing.T) {
 	}
 	bad := Config{BodyLimit: 1, CommitInterval: 1, UnknownSchemaWait: -1, FetchBytes: 1, PartitionBytes: 2, Grace: 0}
 	err := bad.Validate()
-	for _, field := range []string{"body_limit", "commit_interval", "unknown_schema_wait", "fetch_bytes", "partition_bytes", "grace"} {
+	for _, field := range []string{"body_limit", "commit_interval", "unknown_schema_wait", "fetch_bytes", "partition_bytes", "grace", "deliverer_group", "replay_outstanding", "replay_orders"} {
 		if err == nil || !strings.Contains(err.Error(), field+": ") {
 			t.Errorf("%s is not named in: %v", field, err)
 		}

@@ -48,6 +48,11 @@ var errands = map[fault.Point][]errand{
 	fault.RerouteOrder:      {{who: "command", do: rerouteByCommand}},
 	fault.RerouteTasks:      {{who: "router", do: undecodable}},
 	fault.RerouteProgress:   {{who: "router", do: undecodable}},
+	fault.ReplayOrder:       {{who: "command", do: replayByCommand}},
+	fault.ReplayTasks:       {{who: "router", spread: 3, do: replayed}},
+	fault.ReplayProgress:    {{who: "router", spread: 3, do: replayed}},
+	fault.ReplayHand:        {{who: "router", spread: 3, subs: []string{"ordered"}, do: onAndOn}},
+	fault.ReplayClose:       {{who: "router", do: replayed}},
 
 	fault.DelivererTake:        {delivers},
 	fault.DelivererFirstCommit: {delivers},
@@ -209,6 +214,17 @@ func reroutedTwice(ctx context.Context, r *pointRun) error {
 		}
 	}
 	return nil
+}
+
+// replayed has what was published so far sent again, to a receiver that nothing else is owed to: its books are those of the replay.
+func replayed(ctx context.Context, r *pointRun) error {
+	_, err := router.StartReplay(ctx, r.kafka, r.table, router.ReplayDraft{Subscription: r.subs["ok"].ID})
+	return err
+}
+
+// replayByCommand gives the order by a command, and again by another one if it was hurt.
+func replayByCommand(ctx context.Context, r *pointRun) error {
+	return r.twice(ctx, "replay", "create", "--subscription", r.subs["ok"].ID, "--yes", "--detach")
 }
 
 // rerouteByCommand gives the order by a command, and again by another one if it was hurt.

@@ -285,7 +285,7 @@ func (w *world) runProcess(ctx context.Context, p *process, log *zap.Logger) err
 	defer wg.Wait()
 	defer stopTable()
 	if p.kind == "router" {
-		r, err := router.New(router.DefaultConfig(), router.Deps{Kafka: c, Table: table, Log: log})
+		r, err := router.New(router.DefaultConfig(), router.Deps{Kafka: c, Table: table, Log: log, ClockSpread: subscriptions.DefaultConfig().ClockSpread})
 		if err != nil {
 			return err
 		}

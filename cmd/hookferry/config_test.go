@@ -286,3 +286,10 @@ func TestAMissingFileSaysSo(t *testing.T) {
 		t.Error("the room's default is not in force")
 	}
 }
+
+// A router asks what the deliverers have committed, by the name of their group: the two keys say the same unless somebody says otherwise.
+func TestTheRouterKnowsTheDeliverersGroup(t *testing.T) {
+	if c := defaultConfig(); c.Router.DelivererGroup != c.Deliverer.Group {
+		t.Errorf("router.deliverer_group is %q, deliverer.group %q", c.Router.DelivererGroup, c.Deliverer.Group)
+	}
+}
