@@ -197,10 +197,16 @@ func (g *Group) tryOffsetFetch(ctx context.Context, tps []TP) (map[TP]Committed,
 		return nil, err
 	}
 	r := m.(*offsetfetch.Response)
+	found := make(map[TP]Committed, len(tps))
+	if kgo.Error(r.ErrorCode) == kgo.GroupIdNotFound { // some brokers say so where others say that nothing is committed
+		for _, tp := range tps {
+			found[tp] = Committed{Offset: -1}
+		}
+		return found, nil
+	}
 	if err := g.coordinated(r.ErrorCode); err != nil {
 		return nil, err
 	}
-	found := make(map[TP]Committed, len(tps))
 	for _, t := range r.Topics {
 		for _, p := range t.Partitions {
 			if err := g.coordinated(p.ErrorCode); err != nil {
