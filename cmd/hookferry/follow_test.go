@@ -89,6 +89,7 @@ func TestEveryCommandEndsWhenKafkaDoesNotAnswer(t *testing.T) {
 		"undecodable list":     {undecodableCommand, "list"},
 		"undecodable reroute":  {undecodableCommand, "reroute --all"},
 		"lag":                  {lagCommand, ""},
+		"verify":               {verifyCommand, "--subscription x"},
 		"publish":              {publishCommand, "--sample 1"},
 		"topics check":         {topicsCommand, "check"},
 		"topics create":        {topicsCommand, "create"},
