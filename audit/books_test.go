@@ -224,8 +224,6 @@ func verdict(v schemas.Verdict) func(*schemas.Attempt) bool {
 	return func(a *schemas.Attempt) bool { return a.Verdict == v }
 }
 
-func marker(d *schemas.Dead) bool { return d.Reason == schemas.ReasonRedriven }
-
 // Each of these takes out of a healthy deployment what a bug, an operator or a broken disk could, and must be found: this event, this kind, nothing else.
 func TestEachPlantedGapIsFound(t *testing.T) {
 	for name, c := range map[string]struct {
