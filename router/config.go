@@ -18,6 +18,12 @@ type Config struct {
 	// FetchBytes and PartitionBytes bound one answer of a broker, in all and for one partition.
 	FetchBytes     int `yaml:"fetch_bytes"`
 	PartitionBytes int `yaml:"partition_bytes"`
+	// DelivererGroup is the deliverers' consumer group, as in deliverer.group: what it has committed of the topic `replay` says how much of it is waiting.
+	DelivererGroup string `yaml:"deliverer_group"`
+	// ReplayOutstanding is how many tasks of replays and catch-ups may wait in one partition for the deliverers. Beyond, a replay waits.
+	ReplayOutstanding int `yaml:"replay_outstanding"`
+	// ReplayOrders is how many replays and catch-ups are worked off side by side. More take turns.
+	ReplayOrders int `yaml:"replay_orders"`
 	// Grace is how long a stopping router may take to write down the tasks that it has at hand.
 	Grace time.Duration `yaml:"grace"`
 }
@@ -30,6 +36,9 @@ func DefaultConfig() Config {
 		UnknownSchemaWait: time.Minute,
 		FetchBytes:        16 << 20,
 		PartitionBytes:    1 << 20,
+		DelivererGroup:    "deliverer",
+		ReplayOutstanding: 10_000,
+		ReplayOrders:      4,
 		Grace:             2 * time.Second,
 	}
 }
@@ -60,6 +69,12 @@ func (c Config) Validate() error {
 		"%d is not within 64 KiB and 64 MiB: small fetches halve the throughput, large ones are held in memory", c.PartitionBytes)
 	check(c.FetchBytes >= c.PartitionBytes && c.FetchBytes <= 256<<20, "fetch_bytes",
 		"%d is not within partition_bytes and 256 MiB: up to two answers a broker are held in memory", c.FetchBytes)
+	check(c.DelivererGroup != "", "deliverer_group",
+		"is empty: without it nobody knows how much of a replay is waiting; it is the same as deliverer.group")
+	check(c.ReplayOutstanding >= 100 && c.ReplayOutstanding <= 10_000_000, "replay_outstanding",
+		"%d is not within 100 and 10000000: with fewer, deliverers wait for the next look at them, a second away; with more, a cancel leaves that many to be dropped", c.ReplayOutstanding)
+	check(c.ReplayOrders >= 1 && c.ReplayOrders <= 64, "replay_orders",
+		"%d is not within 1 and 64: each reads with connections and memory of its own", c.ReplayOrders)
 	check(c.Grace >= 100*time.Millisecond && c.Grace <= time.Minute, "grace",
 		"%v is not within 100ms and 1m: an append under way needs a round trip, and a stop should end", c.Grace)
 	return errors.Join(errs...)

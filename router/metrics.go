@@ -17,6 +17,10 @@ type metrics struct {
 	waiting        *prometheus.GaugeVec // why
 	repeats        prometheus.Counter
 	rerouted       *prometheus.CounterVec // outcome
+	replays        prometheus.Gauge
+	replayScanned  prometheus.Counter
+	replayTasks    *prometheus.CounterVec // kind
+	handOvers      prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, tableAge func() float64) (*metrics, error) {
@@ -44,7 +48,8 @@ func newMetrics(reg prometheus.Registerer, tableAge func() float64) (*metrics, e
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.events, m.tasks, m.tooLarge, m.undecodable, m.wrongPartition, m.seconds, m.lag, m.lost, m.waiting, m.repeats, m.rerouted, age} {
+	for _, c := range []prometheus.Collector{m.events, m.tasks, m.tooLarge, m.undecodable, m.wrongPartition, m.seconds, m.lag, m.lost, m.waiting, m.repeats, m.rerouted,
+		m.replays, m.replayScanned, m.replayTasks, m.handOvers, age} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -23,6 +23,11 @@ type partition struct {
 	parked    string
 	waits     *writer   // parked until this schema is settled
 	until     time.Time // or until then
+
+	// handed are the catch-ups of ordered subscriptions that the live path has taken over from at next or before, and whose progress may not say so yet:
+	// they go with every commit. unsaid: the last commit said otherwise. See handover.go.
+	handed []string
+	unsaid bool
 }
 
 // owned is the set of source partitions of this process, and where each stands.
@@ -102,6 +107,16 @@ func (o *owned) next(tp kafka.TP) (int64, bool) {
 	return p.next, true
 }
 
+// holder is a partition of which work may be done now: it is ours, and we are in a generation. nil: not so.
+func (o *owned) holder(tp kafka.TP) *partition {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.open {
+		return nil
+	}
+	return o.parts[tp]
+}
+
 // done notes that everything below next is durable.
 func (o *owned) done(p *partition, next int64) {
 	o.mu.Lock()
@@ -125,7 +140,9 @@ func (o *owned) park(p *partition, next int64, why string, waits *writer, until 
 		o.metrics.waiting.WithLabelValues(why).Inc()
 		p.parked = why
 	}
-	p.waits, p.until = waits, until
+	if p.waits != handingOver { // which ends by itself, and must not be cut short
+		p.waits, p.until = waits, until
+	}
 	return next, true
 }
 
@@ -199,7 +216,7 @@ func (o *owned) take(start map[kafka.TP]start, undecodable map[int32]bool) map[k
 		if !s.committed {
 			committed = -1
 		}
-		o.parts[tp] = &partition{tp: tp, next: s.offset, committed: committed}
+		o.parts[tp] = &partition{tp: tp, next: s.offset, committed: committed, handed: s.handed, unsaid: len(s.handed) > 0}
 		pos[tp] = s.offset
 	}
 	o.mine = undecodable
@@ -224,8 +241,8 @@ func (o *owned) due() map[kafka.TP]kafka.Committed {
 	out := map[kafka.TP]kafka.Committed{}
 	for tp, p := range o.parts {
 		o.metrics.lag.WithLabelValues(tp.Topic, strconv.Itoa(int(tp.Partition))).Set(float64(max(0, p.high-p.next)))
-		if p.next > p.committed {
-			out[tp] = kafka.Committed{Offset: p.next}
+		if p.next > p.committed || p.unsaid {
+			out[tp] = kafka.Committed{Offset: p.next, Metadata: handedText(p.handed)}
 		}
 	}
 	return out
@@ -238,6 +255,7 @@ func (o *owned) commitDone(offsets map[kafka.TP]kafka.Committed) {
 	for tp, c := range offsets {
 		if p := o.parts[tp]; p != nil {
 			p.committed = max(p.committed, c.Offset)
+			p.unsaid = c.Metadata != handedText(p.handed)
 		}
 	}
 }
@@ -246,6 +264,7 @@ func (o *owned) commitDone(offsets map[kafka.TP]kafka.Committed) {
 type start struct {
 	offset    int64
 	committed bool
+	handed    []string // what the last commit said of hand-overs
 }
 
 // generations takes part in the group until ctx ends. background outlives ctx, for the last commit.
@@ -279,6 +298,11 @@ func (r *Router) generation(ctx, background context.Context, gen *kafka.Generati
 		}
 	}
 	fault.Before(fault.RouterTake)
+	for tp, s := range starts { // known before anything of the partition is routed
+		for _, id := range s.handed {
+			r.orders.hand(id, tp)
+		}
+	}
 	pos := r.owned.take(starts, mine)
 	defer r.owned.shut()
 	r.fetcher.Assign(pos)
@@ -287,6 +311,7 @@ func (r *Router) generation(ctx, background context.Context, gen *kafka.Generati
 	r.commit(background, gen, fault.RouterFirstCommit) // where a partition begins is known to the group before anything of it is routed
 	r.log.Info("owns source partitions", zap.Int32("generation", gen.ID), zap.Int("partitions", len(starts)), zap.Int("undecodable", len(mine)))
 	r.reroute.wake()
+	r.replay.wake()
 	tick := time.NewTicker(r.cfg.CommitInterval)
 	defer tick.Stop()
 	for {
@@ -296,6 +321,8 @@ func (r *Router) generation(ctx, background context.Context, gen *kafka.Generati
 			if r.owned.unpark(func(p *partition) bool { return p.waits == nil && !now.Before(p.until) }) {
 				r.fetcher.Wake()
 			}
+			r.commit(background, gen, fault.RouterCommit)
+		case <-r.commitNow:
 			r.commit(background, gen, fault.RouterCommit)
 		case <-gen.Done():
 			r.owned.shut()
@@ -348,9 +375,9 @@ func (r *Router) starts(ctx context.Context, gen *kafka.Generation) (map[kafka.T
 			continue
 		}
 		if c.Offset >= 0 {
-			out[tp] = start{c.Offset, true}
+			out[tp] = start{c.Offset, true, handedOf(c.Metadata)}
 		} else if next, ours := r.owned.next(tp); ours {
-			out[tp] = start{next, false} // begun in the generation before, whose commit did not arrive
+			out[tp] = start{offset: next} // begun in the generation before, whose commit did not arrive
 		} else {
 			blank = append(blank, tp)
 		}
@@ -374,7 +401,7 @@ func (r *Router) starts(ctx context.Context, gen *kafka.Generation) (map[kafka.T
 				return nil, err
 			}
 		}
-		out[tp] = start{earliest[tp.Topic][tp.Partition], false}
+		out[tp] = start{offset: earliest[tp.Topic][tp.Partition]}
 	}
 	return out, nil
 }

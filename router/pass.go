@@ -32,6 +32,14 @@ type pass struct {
 	lastFrame  schemas.Frame // runs of records have one writer: the resolver's lock is taken once a run
 	lastReader *schemas.EventReader
 
+	// where the tasks go, and by which way they came: the live path's, unless a replayer says otherwise for each event
+	to     string // topic
+	lane   schemas.LaneKind
+	replay string
+
+	// gate, if not nil, drops those of subs that the live path leaves out for now. False: it cannot say yet, and the event must wait
+	gate func(*schemas.Source, []*subscriptions.Live) ([]*subscriptions.Live, bool)
+
 	tasks kafka.Records
 	bad   kafka.Records
 
@@ -52,15 +60,20 @@ type shared struct {
 	counts   map[string]int    // partitions of a topic
 	metrics  *metrics
 	log      *zap.Logger
+
+	clockSpread time.Duration
 }
 
-func newPass(s *shared) *pass { return &pass{shared: s, names: map[string][]byte{}} }
+func newPass(s *shared) *pass {
+	return &pass{shared: s, names: map[string][]byte{}, to: s.topics.Retry, lane: schemas.LaneLive}
+}
 
 // outcome is what became of one event: its tasks are collected (the zero value, also if nobody wants it), it is undecodable for a
-// reason, or it must wait for a writer's schema.
+// reason, or it must wait: for a writer's schema, or until the orders are loaded.
 type outcome struct {
 	reason string
 	wait   *writer
+	orders bool
 }
 
 // event collects the tasks of one event. It is all or nothing: an event whose body cannot be made for one subscription has no task at all, so that
@@ -79,7 +92,7 @@ func (p *pass) event(src *schemas.Source, value []byte, now int64) outcome {
 	if p.lastReader == nil || frame != p.lastFrame {
 		reader, reason, wait := p.schemas.find(frame)
 		if reader == nil {
-			return outcome{reason, wait}
+			return outcome{reason: reason, wait: wait}
 		}
 		p.lastFrame, p.lastReader = frame, reader
 	}
@@ -97,20 +110,34 @@ func (p *pass) event(src *schemas.Source, value []byte, now int64) outcome {
 		p.metrics.wrongPartition.WithLabelValues(entity).Inc()
 	}
 	p.subs = p.table.Match(view(p.meta.CompanyID), typ.Name, src.Time, p.subs[:0])
-	if len(p.subs) > 0 {
-		p.render.load(p.lastReader, &p.meta, typ, rest)
-		for _, l := range p.subs {
-			if _, err := p.render.body(formatOf(l.Format)); err != nil {
-				return outcome{reason: reasonOf(err)}
-			}
+	if p.gate != nil {
+		var sure bool
+		if p.subs, sure = p.gate(src, p.subs); !sure {
+			return outcome{orders: true}
 		}
-		p.prepare(src, typ, now)
-		for _, l := range p.subs {
-			p.add(l)
+	}
+	if len(p.subs) > 0 {
+		if reason := p.collect(src, typ, rest, now); reason != "" {
+			return outcome{reason: reason}
 		}
 	}
 	p.events = append(p.events, src.Time)
 	return outcome{}
+}
+
+// collect makes the tasks of an event for all of subs, or of none: then it says why the event is undecodable.
+func (p *pass) collect(src *schemas.Source, typ *schemas.EventType, rest []byte, now int64) (reason string) {
+	p.render.load(p.lastReader, &p.meta, typ, rest)
+	for _, l := range p.subs {
+		if _, err := p.render.body(formatOf(l.Format)); err != nil {
+			return reasonOf(err)
+		}
+	}
+	p.prepare(src, typ, now)
+	for _, l := range p.subs {
+		p.add(l)
+	}
+	return ""
 }
 
 // prepare fills in what all tasks of an event have in common.
@@ -119,7 +146,7 @@ func (p *pass) prepare(src *schemas.Source, typ *schemas.EventType, now int64) {
 	p.task = schemas.Task{
 		EventID: view(m.EventID), EventType: typ.Name, Company: view(m.CompanyID), EntityID: view(m.EntityID), EntityVersion: m.EntityVersion,
 		Source: *src, OccurredAt: m.OccurredAt, CreatedAt: now,
-		Attempt: 1, Lane: schemas.LaneLive,
+		Attempt: 1, Lane: p.lane, Replay: p.replay,
 	}
 }
 
@@ -137,11 +164,11 @@ func (p *pass) add(l *subscriptions.Live) {
 	}
 	t := &p.task
 	t.Subscription, t.SubscriptionVersion = l.ID, l.Version
-	t.ID = schemas.TaskID(t.Source, t.EventID, l.ID, "")
+	t.ID = schemas.TaskID(t.Source, t.EventID, l.ID, p.replay)
 	t.ContentType = f.contentType()
 	t.Last = nil
 	p.key = append(p.key[:0], l.ID...)
-	to := kafka.TP{Topic: p.topics.Retry, Partition: kafka.Partition(p.key, p.counts[p.topics.Retry])}
+	to := kafka.TP{Topic: p.to, Partition: kafka.Partition(p.key, p.counts[p.to])}
 	size := len(b.head) + len(name)
 	if b.hole {
 		size += len(b.tail)

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,22 +28,16 @@ import (
 //
 // It has nothing to do with the live path but the table and the appender: a reroute that waits for the registry delays no event.
 
-// rerouter works off the reroutes of the partitions of `undecodable` that this process owns. run owns the pass; the maps are filled by follow.
+// rerouter works off the reroutes of the partitions of `undecodable` that this process owns. run owns the pass.
 type rerouter struct {
 	r    *Router
 	pass *pass
 	out  kafka.Records // progress under construction
 	kick chan struct{} // something changed: reroutes, progress or ownership
-
-	mu       sync.Mutex
-	reroutes map[string]*schemas.Replay     // running reroutes, by id; values are never changed
-	progress map[string]map[int32]*progress // by reroute and partition
 }
 
-type progress = schemas.Progress
-
 func newRerouter(r *Router) *rerouter {
-	return &rerouter{r: r, pass: newPass(&r.shared), kick: make(chan struct{}, 1), reroutes: map[string]*schemas.Replay{}, progress: map[string]map[int32]*progress{}}
+	return &rerouter{r: r, pass: newPass(&r.shared), kick: make(chan struct{}, 1)}
 }
 
 // wake makes run look for work.
@@ -57,12 +50,8 @@ func (w *rerouter) wake() {
 
 // run works until ctx ends.
 func (w *rerouter) run(ctx context.Context) {
-	loaded := make(chan struct{})
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() { w.follow(ctx, loaded) })
 	select {
-	case <-loaded:
+	case <-w.r.orders.loaded:
 	case <-ctx.Done():
 		return
 	}
@@ -89,116 +78,23 @@ func (w *rerouter) run(ctx context.Context) {
 	}
 }
 
-// follow keeps reroutes and progress as the topics have them, and closes loaded when both were read to the end they had at the start. All routers
-// read all of it: a partition may come to any of them.
-func (w *rerouter) follow(ctx context.Context, loaded chan<- struct{}) {
-	pos, ends := map[kafka.TP]int64{}, map[kafka.TP]int64{}
-	for _, topic := range []string{w.r.topics.Replays, w.r.topics.Progress} {
-		first, err := w.r.offsets(ctx, topic, kafka.Earliest)
-		if err != nil {
-			return
-		}
-		last, err := w.r.offsets(ctx, topic, kafka.Latest)
-		if err != nil {
-			return
-		}
-		for p, end := range last {
-			tp := kafka.TP{Topic: topic, Partition: p}
-			pos[tp] = first[p]
-			if end > first[p] {
-				ends[tp] = end
-			}
-		}
-	}
-	if len(ends) == 0 {
-		close(loaded)
-	}
-	fetcher := w.r.kafka.NewFetcher(kafka.FetchConfig{
-		Empty: true, MaxWait: time.Second,
-		OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true },
-	})
-	fetcher.Assign(pos)
-	_ = fetcher.Run(ctx, func(_ context.Context, bs []kafka.Batch) error {
-		for i := range bs {
-			b := &bs[i]
-			for j := range b.Records {
-				w.learn(b.Topic, &b.Records[j])
-			}
-			if end, waiting := ends[b.TP]; waiting && (b.Next >= end || len(b.Records) == 0 && b.Next >= b.HighWatermark) {
-				if delete(ends, b.TP); len(ends) == 0 {
-					close(loaded)
-				}
-			}
-		}
-		return nil
-	}) // it ends with ctx only
-}
-
-func (w *rerouter) learn(topic string, rec *kafka.Record) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if topic == w.r.topics.Replays {
-		var o schemas.Replay
-		if rec.Value == nil {
-			w.drop(string(rec.Key))
-		} else if err := schemas.DecodeReplay(rec.Value, &o); err != nil {
-			w.r.log.Error("a record of the topic replays cannot be read: if it is a reroute, this router takes no part in it", zap.ByteString("replay", rec.Key), zap.Error(err))
-		} else if o.Kind != schemas.ReplayReroute {
-			return
-		} else if o.State != schemas.ReplayRunning {
-			w.drop(o.ID)
-		} else {
-			w.reroutes[o.ID] = &o
-			w.wake()
-		}
-		return
-	}
-	if rec.Value == nil {
-		return
-	}
-	p := new(progress)
-	if err := schemas.DecodeProgress(rec.Value, p); err != nil || p.Topic != w.r.topics.Undecodable {
-		return // a redrive's, or one that a newer release wrote: at worst a partition is worked off again, under the same ids
-	}
-	w.note(p)
-}
-
-// drop forgets a reroute that is over. Holds mu.
-func (w *rerouter) drop(id string) {
-	delete(w.reroutes, id)
-	delete(w.progress, id)
-}
-
-// note keeps a progress. Holds mu.
-func (w *rerouter) note(p *progress) {
-	m := w.progress[p.Replay]
-	if m == nil {
-		m = map[int32]*progress{}
-		w.progress[p.Replay] = m
-	}
-	if old := m[p.Partition]; old == nil || p.Next >= old.Next {
-		m[p.Partition] = p
-	}
-}
-
 // next is the oldest reroute with work for this process, and that work: how far each partition has come.
 func (w *rerouter) next() (*schemas.Replay, map[int32]*progress) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	reroutes := slices.SortedFunc(maps.Values(w.reroutes), func(a, b *schemas.Replay) int {
+	reroutes := w.r.orders.list(schemas.ReplayReroute)
+	slices.SortFunc(reroutes, func(a, b *schemas.Replay) int {
 		return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
 	for _, o := range reroutes {
+		if o.State != schemas.ReplayRunning {
+			continue
+		}
 		parts := map[int32]*progress{}
 		for _, end := range o.Ends {
 			if end.Topic != w.r.topics.Undecodable || !w.r.owned.ownsUndecodable(end.Partition) {
 				continue
 			}
-			if p := w.progress[o.ID][end.Partition]; p == nil {
-				parts[end.Partition] = &progress{Replay: o.ID, Topic: end.Topic, Partition: end.Partition}
-			} else if !p.Done {
-				c := *p
-				parts[end.Partition] = &c
+			if p := w.r.orders.at(o.ID, kafka.TP{Topic: end.Topic, Partition: end.Partition}); !p.Done {
+				parts[end.Partition] = &p
 			}
 		}
 		if len(parts) > 0 {
@@ -209,11 +105,7 @@ func (w *rerouter) next() (*schemas.Replay, map[int32]*progress) {
 }
 
 // running says whether a reroute still stands.
-func (w *rerouter) running(id string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.reroutes[id] != nil
-}
+func (w *rerouter) running(id string) bool { return w.r.orders.running(id) }
 
 var errOver = errors.New("the reroute was cancelled, or its partitions are not ours any more")
 
@@ -367,12 +259,7 @@ func (w *rerouter) save(ctx context.Context, p *progress, end int64) error {
 	if err = fault.After(fault.RerouteProgress, err); err != nil {
 		return err
 	}
-	c := *p
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.reroutes[p.Replay] != nil {
-		w.note(&c)
-	}
+	w.r.orders.saved(*p)
 	return nil
 }
 

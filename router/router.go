@@ -22,7 +22,9 @@
 //
 //	Run ─┬─ generations   joins the group, gives partitions to the fetcher, commits
 //	     ├─ fetcher.Run ─── handle: the only one that routes live events
-//	     ├─ rerouter        reads `replays` and `progress`; routes undecodable records again, beside the live path
+//	     ├─ orders          reads `replays` and `progress`, for the next two
+//	     ├─ rerouter        routes undecodable records again, beside the live path
+//	     ├─ replayer        works off replays and catch-ups, beside the live path
 //	     └─ resolver        one asker per schema id that is waited for
 //
 // handle and generations meet in owned, under its lock; the rest of the state has one owner each.
@@ -51,6 +53,8 @@ type Deps struct {
 	Table   *subscriptions.Table // runs on its own, before and beside the router
 	Log     *zap.Logger
 	Metrics prometheus.Registerer // nil: not registered
+	// ClockSpread is how far the brokers' clocks may lie apart, as the writers of subscriptions go by: subscriptions.clock_spread.
+	ClockSpread time.Duration
 }
 
 // Router is the service.
@@ -60,8 +64,13 @@ type Router struct {
 	fetcher *kafka.Fetcher
 	owned   *owned
 	live    *pass
+	orders  *orders
 	reroute *rerouter
+	replay  *replayer
 	joined  atomic.Bool
+
+	routing   chan struct{} // holds a token while a fetch is being routed: who puts one in knows that nothing is
+	commitNow chan struct{}
 }
 
 // New makes a router. It makes no round trip; a Router runs once.
@@ -78,27 +87,35 @@ func New(cfg Config, d Deps) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	topics := d.Kafka.Topics()
-	r := &Router{kafka: d.Kafka, shared: shared{
-		cfg: cfg, table: d.Table, types: eventTypes(), appender: d.Kafka.NewAppender(kafka.AppenderConfig{Compression: kafka.Lz4}),
-		topics: topics, entities: map[string]string{}, counts: map[string]int{}, metrics: m, log: log,
-	}}
-	for entity, topic := range topics.Events {
-		r.entities[topic] = entity
-	}
-	// The services start only when the topics are as they must be, so the specification says how many partitions there are.
-	for _, spec := range topics.All() {
-		r.counts[spec.Name] = spec.Partitions
-	}
+	r := &Router{kafka: d.Kafka, routing: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), shared: *newShared(cfg, d.Kafka, d.Table, m, log)}
+	r.clockSpread = d.ClockSpread
 	r.owned = newOwned(m)
 	r.schemas = newResolver(d.Kafka.Registry(), cfg.UnknownSchemaWait, log, r.schemaSettled)
 	r.fetcher = d.Kafka.NewFetcher(kafka.FetchConfig{
 		MaxBytes: int32(cfg.FetchBytes), PartitionBytes: int32(cfg.PartitionBytes),
 		Pace: new(pacer).pace, Full: r.owned.full, OutOfRange: r.outOfRange,
 	})
+	r.orders = newOrders(r)
 	r.live = newPass(&r.shared)
+	r.live.gate = r.orders.gate
 	r.reroute = newRerouter(r)
+	r.replay = newReplayer(r)
+	r.orders.changed = []func(){r.reroute.wake, r.replay.wake}
 	return r, nil
+}
+
+// newShared makes what passes share, without a resolver.
+func newShared(cfg Config, c *kafka.Client, table *subscriptions.Table, m *metrics, log *zap.Logger) *shared {
+	s := &shared{cfg: cfg, table: table, types: eventTypes(), appender: c.NewAppender(kafka.AppenderConfig{Compression: kafka.Lz4}), topics: c.Topics(),
+		entities: map[string]string{}, counts: map[string]int{}, metrics: m, log: log}
+	for entity, topic := range s.topics.Events {
+		s.entities[topic] = entity
+	}
+	// The services start only when the topics are as they must be, so the specification says how many partitions there are.
+	for _, spec := range s.topics.All() {
+		s.counts[spec.Name] = spec.Partitions
+	}
+	return s
 }
 
 // Name is the service's name.
@@ -146,7 +163,9 @@ func (r *Router) Run(ctx context.Context) error {
 		}
 		stopTaking()
 	})
+	wg.Go(func() { r.orders.run(taking) })
 	wg.Go(func() { r.reroute.run(taking) })
+	wg.Go(func() { r.replay.run(taking) })
 	r.generations(taking, background, group, fetched)
 	closeErr := group.Close()
 	stopTaking()
@@ -183,6 +202,12 @@ func (r *Router) handle(ctx context.Context, batches []kafka.Batch) error {
 	holders := r.owned.holders(batches)
 	if err := r.owned.wait(ctx); err != nil {
 		return err
+	}
+	select {
+	case r.routing <- struct{}{}:
+		defer func() { <-r.routing }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	var items []item
 	for i := range batches {
@@ -222,7 +247,10 @@ func (r *Router) batch(ctx, writing context.Context, p *partition, b *kafka.Batc
 		src.Offset, src.Time = rec.Offset, rec.Time
 		out := outcome{reason: reasonTooLarge}
 		if rec.LeftOut == 0 {
-			out = r.live.event(&src, rec.Value, now)
+			var err error
+			if out, err = r.event(ctx, &src, rec.Value, now); err != nil {
+				return items, err
+			}
 		}
 		switch {
 		case out.wait != nil:
@@ -256,6 +284,23 @@ func (r *Router) batch(ctx, writing context.Context, p *partition, b *kafka.Batc
 	}
 	items[at].next = max(items[at].next, b.Next)
 	return items, nil
+}
+
+// event is the live pass's event, once the orders are loaded if it must know them.
+func (r *Router) event(ctx context.Context, src *schemas.Source, value []byte, now int64) (outcome, error) {
+	out := r.live.event(src, value, now)
+	for out.orders {
+		select {
+		case <-r.orders.loaded:
+		case <-ctx.Done():
+			return out, ctx.Err()
+		}
+		if err := r.live.fresh(ctx); err != nil {
+			return out, err
+		}
+		out = r.live.event(src, value, now)
+	}
+	return out, nil
 }
 
 // finish flushes, and counts as done what is durable. It is false if something failed: then the partitions concerned are set back to what was done

@@ -291,7 +291,7 @@ func TestRerouteSendsUndecodableThroughAgainUnderTheSameIDs(t *testing.T) {
 // undecodable is the batch of partition 0 that a fetch of `undecodable` brings for n events, with a router that owns it and a reroute of all of it.
 func (w *world) undecodable(r *Router, values [][]byte, from kafka.TP) (*schemas.Replay, *kafka.Batch) {
 	o := &schemas.Replay{ID: "rpl_test", Kind: schemas.ReplayReroute, State: schemas.ReplayRunning}
-	r.reroute.reroutes[o.ID] = o
+	r.orders.standing[o.ID] = o
 	r.owned.take(nil, map[int32]bool{0: true})
 	b := &kafka.Batch{TP: kafka.TP{Topic: w.client.Topics().Undecodable}, Next: int64(len(values))}
 	for i, value := range values {
@@ -471,7 +471,7 @@ func TestAPartitionKeepsItsPositionOverARebalance(t *testing.T) {
 		"away for a generation, same offset": {100, 100, true, false},
 	} {
 		o := newOwned(m)
-		if pos := o.take(map[kafka.TP]start{tp: {100, true}}, nil); pos[tp] != 100 {
+		if pos := o.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil); pos[tp] != 100 {
 			t.Fatal(pos)
 		}
 		p := o.parts[tp]
@@ -482,7 +482,7 @@ func TestAPartitionKeepsItsPositionOverARebalance(t *testing.T) {
 			o.take(map[kafka.TP]start{}, nil)
 			o.shut()
 		}
-		pos := o.take(map[kafka.TP]start{tp: {c.between, true}}, nil)
+		pos := o.take(map[kafka.TP]start{tp: {offset: c.between, committed: true}}, nil)
 		if kept := pos[tp] == kafka.KeepPosition; kept != c.keeps || !kept && pos[tp] != c.between || (o.parts[tp] == p) != c.keeps {
 			t.Errorf("%s: %v", name, pos)
 		}
@@ -497,7 +497,7 @@ func TestAPartitionKeepsItsPositionOverARebalance(t *testing.T) {
 func TestABatchOfAParkedPartitionIsSetBack(t *testing.T) {
 	m, _ := newMetrics(nil, nil)
 	o, tp := newOwned(m), kafka.TP{Topic: "t"}
-	o.take(map[kafka.TP]start{tp: {100, true}}, nil)
+	o.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil)
 	b := kafka.Batch{TP: tp, Next: 200}
 	h := o.holders([]kafka.Batch{b})
 	o.park(h[0], -1, "test", nil, time.Time{})

@@ -156,7 +156,7 @@ func (p *pipeline) run(ctx context.Context, roles []string, more ...host.Service
 func (p *pipeline) service(role string) (host.Service, error) {
 	switch role {
 	case "router":
-		return router.New(p.cfg.Router, router.Deps{Kafka: p.kafka, Table: p.table, Log: p.log, Metrics: p.metrics})
+		return router.New(p.cfg.Router, router.Deps{Kafka: p.kafka, Table: p.table, Log: p.log, Metrics: p.metrics, ClockSpread: p.cfg.Subscriptions.ClockSpread})
 	case "deliverer":
 		d, err := deliverer.New(p.cfg.deliverer(), deliverer.Deps{
 			Kafka: p.kafka, Table: p.table, Writer: p.writer, Policy: p.policy, Log: p.log, Metrics: p.metrics, Version: version(),

@@ -16,6 +16,11 @@ const (
 	RerouteOrder
 	RerouteTasks
 	RerouteProgress
+	ReplayOrder
+	ReplayTasks
+	ReplayProgress
+	ReplayHand
+	ReplayClose
 
 	DelivererTake
 	DelivererFirstCommit
@@ -78,6 +83,11 @@ var Points = [count]Info{
 	RerouteOrder:      {"reroute.order", "router/reroute.go", "the order of a reroute, or its end: from a command to `replays`", true},
 	RerouteTasks:      {"reroute.tasks", "router/reroute.go", "the tasks of rerouted records: from memory to `retry`", true},
 	RerouteProgress:   {"reroute.progress", "router/reroute.go", "how far a reroute has come: from memory to `progress`", true},
+	ReplayOrder:       {"replay.order", "router/replayorder.go", "the order of a replay, or its new state: from a command to `replays`", true},
+	ReplayTasks:       {"replay.tasks", "router/scan.go", "the tasks of a replay or catch-up: from memory to `replay`, or to `retry`", true},
+	ReplayProgress:    {"replay.progress", "router/scan.go", "how far a replay or catch-up has come: from memory to `progress`", true},
+	ReplayHand:        {"replay.hand", "router/handover.go", "an ordered subscription in a source partition: from its catch-up to the live path, by a commit that says so", true},
+	ReplayClose:       {"replay.close", "router/replay.go", "that a replay or catch-up is over: from its progress to `replays`", true},
 
 	DelivererTake:        {"deliverer.take", "deliverer/generation.go", "the partitions of a generation: from the group into this deliverer's memory, kept, begun or given up", false},
 	DelivererFirstCommit: {"deliverer.first-commit", "deliverer/generation.go", "what is finished and under way: from memory to the group, as a generation begins; the lease rests on it", true},
