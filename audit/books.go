@@ -83,7 +83,7 @@ type owed struct {
 	typ     string
 	entity  string
 	way     way
-	catchUp *CatchUp // see spans.at
+	catchUp *CatchUp // whose task it is; nil: the live path's, or nobody's
 	trace
 }
 
@@ -133,16 +133,12 @@ func (b *Books) Event(e Event) {
 		return
 	}
 	o := owed{place: placeOf(&e.Source), at: e.Source.Time, event: e.ID, typ: e.Type, entity: e.Entity, way: w, catchUp: c, trace: noTrace}
-	n := int32(len(b.owed))
-	enter := func(replay string) { b.index[keyOf(schemas.TaskID(e.Source, e.ID, s.ID, replay))] = n }
-	switch w {
-	case wayLive:
-		enter("")
+	if w == wayLive || w == wayCatchUp {
+		replay := ""
 		if c != nil {
-			enter(c.ID)
+			replay = c.ID
 		}
-	case wayCatchUp:
-		enter(c.ID)
+		b.index[keyOf(schemas.TaskID(e.Source, e.ID, s.ID, replay))] = int32(len(b.owed))
 	}
 	b.owed = append(b.owed, o)
 }

@@ -86,7 +86,7 @@ func (a *auditor) catchUps(ctx context.Context) ([]*CatchUp, error) {
 		if err := schemas.DecodeReplay(r.Value, &c.Replay); err != nil {
 			return err
 		}
-		if c.Kind == schemas.ReplayCatchUp && c.Subscription == a.sub.ID {
+		if have := found[c.ID]; c.Kind == schemas.ReplayCatchUp && c.Subscription == a.sub.ID && (have == nil || !have.over()) {
 			found[c.ID] = c
 		}
 		return nil
@@ -207,8 +207,9 @@ func (a *auditor) positions(ctx context.Context) error {
 			return err
 		}
 		for _, c := range a.books.CatchUps {
-			if c.ID == p.Replay {
-				c.Progress[kafka.TP{Topic: p.Topic, Partition: p.Partition}] = p
+			tp := kafka.TP{Topic: p.Topic, Partition: p.Partition}
+			if have := c.Progress[tp]; c.ID == p.Replay && !have.Done && (p.Done || p.Next >= have.Next) { // what a former owner writes late sets nothing back
+				c.Progress[tp] = p
 			}
 		}
 		return nil

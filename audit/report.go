@@ -191,18 +191,23 @@ func (b *Books) fate(o *owed) fate {
 
 // routed says whether the task of an event has been written, by who was to do it; else what it waits for.
 func (b *Books) routed(o *owed) (waitsFor string, yes bool) {
-	c := o.catchUp
-	switch {
-	case o.way == wayOrphaned:
-		return "", true
-	case c != nil && (o.way == wayCatchUp || c.works(o.TP)) && !c.done(o.TP, o.offset):
-		// The second is a live event that the catch-up may be the only one to route.
-		if c.State == schemas.ReplayPaused {
-			return "catch_up_paused", false
+	var c *CatchUp
+	switch o.way {
+	case wayCatchUp:
+		if c = o.catchUp; c.done(o.TP, o.offset) {
+			return "", true
 		}
-		return "catch_up", false
+	case wayLive:
+		if c = b.spans.waitsFor(o.at, o.TP, o.offset); c == nil {
+			return "not_routed", o.offset < b.Routed[o.TP]
+		}
+	default:
+		return "", true
 	}
-	return "not_routed", o.way == wayCatchUp || o.offset < b.Routed[o.TP]
+	if c.State == schemas.ReplayPaused {
+		return "catch_up_paused", false
+	}
+	return "catch_up", false
 }
 
 // Missing lists what has no end, to be looked for (Written).

@@ -21,9 +21,14 @@ func (c *CatchUp) done(tp kafka.TP, offset int64) bool {
 	return c.State == schemas.ReplayDone || ok && (p.Done || offset < p.Next)
 }
 
+// over: what comes later under its id changes nothing.
+func (c *CatchUp) over() bool {
+	return c.State == schemas.ReplayDone || c.State == schemas.ReplayCancelled
+}
+
 // works says that the catch-up has not arrived at its end in a partition.
 func (c *CatchUp) works(tp kafka.TP) bool {
-	return (c.State == schemas.ReplayRunning || c.State == schemas.ReplayPaused) && !c.Progress[tp].Done
+	return !c.over() && !c.Progress[tp].Done
 }
 
 // way is how an event that lies at a time comes to the subscription.
@@ -54,12 +59,11 @@ func newSpans(s *schemas.Subscription, catchUps []*CatchUp) *spans {
 	return out
 }
 
-// at says which way an event belongs to that the broker appended at t, and which catch-up has to do with it: the one that owes it, or one that may have
-// routed it although it is live.
+// at says which way an event belongs to that the broker appended at t, and of wayCatchUp by which order.
 func (s *spans) at(t int64) (way, *CatchUp) {
 	order, ok := s.sub.RoutedAs(t)
 	if ok && order == "" {
-		return wayLive, s.beside(t)
+		return wayLive, nil
 	}
 	for _, c := range s.catchUps {
 		if ok && c.ID == order {
@@ -77,12 +81,13 @@ func (s *spans) at(t int64) (way, *CatchUp) {
 	return wayOrphaned, nil
 }
 
-// beside is the catch-up that may have routed what the spans call live. There are two kinds. The cut of one was late, so it goes on behind it. And where
-// the events of an entity are kept in order, every catch-up goes on until it meets the live path, which leaves the subscription out until then.
-func (s *spans) beside(t int64) *CatchUp {
-	for i := len(s.catchUps) - 1; i >= 0; i-- {
-		c := s.catchUps[i]
-		if _, late := s.sub.CatchesUp(&c.Replay, t); late || c.From <= t && s.sub.Order == schemas.OrderEntity {
+// waitsFor is a catch-up that a live event may be waiting for; nil: none. There are two kinds. The cut of one was late, so it goes on behind it, for what
+// routers may have passed over. And where the events of an entity are kept in order, the live path leaves the subscription out of a partition until its
+// catch-ups have arrived there; they route what it leaves out.
+func (s *spans) waitsFor(t int64, tp kafka.TP, offset int64) *CatchUp {
+	for _, c := range s.catchUps {
+		_, late := s.sub.CatchesUp(&c.Replay, t)
+		if (late || c.From <= t && s.sub.Order == schemas.OrderEntity) && c.works(tp) && !c.done(tp, offset) {
 			return c
 		}
 	}
