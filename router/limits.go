@@ -26,6 +26,7 @@ type limits struct {
 const (
 	roomFor   = time.Second // how old an answer may be
 	roomAgain = 250 * time.Millisecond
+	askRoom   = 2 * time.Second // for one such question: who cancels a replay waits no longer than this and a batch
 )
 
 func newLimits(r *Router) *limits {
@@ -46,7 +47,7 @@ func (l *limits) refresh(ctx context.Context) error {
 	if !old {
 		return nil
 	}
-	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+	bounded, cancel := context.WithTimeout(ctx, askRoom)
 	defer cancel()
 	room, err := l.ask(bounded)
 	l.mu.Lock()

@@ -38,11 +38,15 @@ func newMetrics(reg prometheus.Registerer, tableAge func() float64) (*metrics, e
 		wrongPartition: prometheus.NewCounterVec(counter("wrong_partition_total", "Events in another partition than their key belongs to: their publisher has another partitioner, and order within an entity is at risk."), []string{"entity"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "hookferry", Subsystem: "router", Name: "append_to_task_seconds",
 			Help: "From the broker's append of an event to the acknowledgement of its tasks.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}),
-		lag:      prometheus.NewGaugeVec(gauge("lag_events", "Events behind the end of a source partition, as of its last fetch."), []string{"topic", "partition"}),
-		lost:     prometheus.NewCounterVec(counter("lost_events_total", "Offsets that retention removed before they were routed."), []string{"topic"}),
-		waiting:  prometheus.NewGaugeVec(gauge("partitions_waiting", "Source partitions that are not being routed, by why."), []string{"why"}),
-		repeats:  prometheus.NewCounter(counter("repeats_total", "Batches that are routed again because an append failed.")),
-		rerouted: prometheus.NewCounterVec(counter("rerouted_total", "Undecodable records that a reroute took up, by what came of it: routed, still, gone."), []string{"outcome"}),
+		lag:           prometheus.NewGaugeVec(gauge("lag_events", "Events behind the end of a source partition, as of its last fetch."), []string{"topic", "partition"}),
+		lost:          prometheus.NewCounterVec(counter("lost_events_total", "Offsets that retention removed before they were routed."), []string{"topic"}),
+		waiting:       prometheus.NewGaugeVec(gauge("partitions_waiting", "Source partitions that are not being routed, by why."), []string{"why"}),
+		repeats:       prometheus.NewCounter(counter("repeats_total", "Batches that are routed again because an append failed.")),
+		rerouted:      prometheus.NewCounterVec(counter("rerouted_total", "Undecodable records that a reroute took up, by what came of it: routed, still, gone."), []string{"outcome"}),
+		replays:       prometheus.NewGauge(gauge("replays", "Replays and catch-ups that are not over, paused ones among them.")),
+		replayScanned: prometheus.NewCounter(counter("replay_scanned_total", "Records that replays and catch-ups have looked at.")),
+		replayTasks:   prometheus.NewCounterVec(counter("replay_tasks_total", "Tasks written by replays and catch-ups, by kind: replay, catch_up."), []string{"kind"}),
+		handOvers:     prometheus.NewCounter(counter("hand_overs_total", "Source partitions in which the live path took over from the catch-up of an ordered subscription.")),
 	}
 	age := prometheus.NewGaugeFunc(gauge("table_age_seconds", "Age of the last good read of the subscriptions. Nothing is matched when it is over a second."), tableAge)
 	if reg == nil {

@@ -198,7 +198,7 @@ func (g *Group) tryOffsetFetch(ctx context.Context, tps []TP) (map[TP]Committed,
 	}
 	r := m.(*offsetfetch.Response)
 	found := make(map[TP]Committed, len(tps))
-	if kgo.Error(r.ErrorCode) == kgo.GroupIdNotFound { // some brokers say so where others say that nothing is committed
+	if kgo.Error(r.ErrorCode) == kgo.GroupIdNotFound { // some coordinators say so of a group that has never been: it has committed nothing
 		for _, tp := range tps {
 			found[tp] = Committed{Offset: -1}
 		}
