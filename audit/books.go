@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 
@@ -24,8 +25,8 @@ type Event struct {
 	ID, Type, Company, Entity string
 }
 
-// Books are the ledgers. They are filled in any order of calls, but for Events, which must be complete before the rest begins: what ended or waits is
-// written under what was owed, and all else is a stranger's. Report compares. Not safe for concurrent use.
+// Books are the ledgers. Events must be complete before the rest begins: what ended or waits is written under what was owed, and all else is a stranger's.
+// Report compares. Not safe for concurrent use.
 //
 // They take some 300 bytes for each event that is owed and each task of a replay.
 type Books struct {
@@ -90,6 +91,7 @@ type owed struct {
 // trace is what is known of a task. The numbers are rounds, and the highest of each counts; -1: none.
 type trace struct {
 	delivered, seen  bool
+	stands           bool  // the letter: no marker behind it takes it out
 	letter           int64 // a dead letter
 	taken            int64 // a letter that a redrive took out
 	died             int64 // an attempt whose verdict was dead
@@ -229,18 +231,35 @@ func (b *Books) Attempt(a *schemas.Attempt) {
 	}
 }
 
-// Dead writes a dead letter down, or that one was taken out by a redrive.
+// Dead writes a dead letter down, or the marker of a redrive that took one out. They are given in the order of the log: a letter of the same round behind
+// its marker is of a task that came up once more, and stands.
 func (b *Books) Dead(d *schemas.Dead) {
 	t := &d.Task
-	g := Ghost{What: string(schemas.VerdictDead), Event: t.EventID, Type: t.EventType, company: t.Company}
-	r := b.traceOf(t.ID, t.Subscription, t.Replay, &t.Source, g)
-	switch round := t.Round; {
-	case r == nil:
-	case d.Reason == schemas.ReasonRedriven:
-		r.taken, r.takenAt = max(r.taken, round), max(r.takenAt, d.At)
-	case round >= r.letter:
-		r.letter, r.letterAt, r.reason = round, max(r.letterAt, d.At), d.Reason
+	if d.Reason == schemas.ReasonRedriven {
+		b.takenOut(t, d.At)
+		return
 	}
+	g := Ghost{What: string(schemas.VerdictDead), Event: t.EventID, Type: t.EventType, company: t.Company}
+	if r := b.traceOf(t.ID, t.Subscription, t.Replay, &t.Source, g); r != nil && t.Round >= r.letter {
+		r.letter, r.letterAt, r.reason, r.stands = t.Round, max(r.letterAt, d.At), d.Reason, true
+	}
+}
+
+// takenOut notes a marker. It names the task and its round; its source and its replay are the letter's place and the redrive.
+func (b *Books) takenOut(t *schemas.Task, at int64) {
+	var r *trace
+	k := keyOf(t.ID)
+	if n, ok := b.index[k]; ok {
+		r = &b.owed[n].trace
+	}
+	for _, tasks := range b.others {
+		r = cmp.Or(r, tasks[k])
+	}
+	if r == nil {
+		return // another subscription's, or not of this stretch
+	}
+	r.taken, r.takenAt = max(r.taken, t.Round), max(r.takenAt, at)
+	r.stands = r.stands && t.Round < r.letter
 }
 
 // Written writes down where a record of a task stands. It is asked for what is missing only.

@@ -88,7 +88,9 @@ func (l *ledgers) ends(e Event, replay string) {
 	}
 	letter := func(r schemas.Reason, round int64) {
 		d := schemas.Dead{Task: t, Reason: r, At: e.Source.Time + minute}
-		d.Task.Round = round
+		if d.Task.Round = round; r == schemas.ReasonRedriven { // its source is the letter's place
+			d.Task.Source, d.Task.Replay = schemas.Source{Topic: "dead", Offset: int64(len(l.dead) - 1)}, "rpl_redrive"
+		}
 		l.dead = append(l.dead, d)
 	}
 	switch e.Source.Offset % 10 {
@@ -208,15 +210,21 @@ func drop[T any](list []T, n int64, of func(*T) *schemas.Task, also ...func(*T) 
 func ofAttempt(a *schemas.Attempt) *schemas.Task {
 	return &schemas.Task{Source: a.Source, Replay: a.Replay}
 }
-func ofDead(d *schemas.Dead) *schemas.Task { return &d.Task }
 func ofTask(t *schemas.Task) *schemas.Task { return t }
 
 func (l *ledgers) noAttempts(n int64, also ...func(*schemas.Attempt) bool) {
 	l.attempts = drop(l.attempts, n, ofAttempt, also...)
 }
-func (l *ledgers) noLetter(n int64, also ...func(*schemas.Dead) bool) {
-	l.dead = drop(l.dead, n, ofDead, also...)
+
+// noLetter takes out letters and markers.
+func (l *ledgers) noLetter(n int64) {
+	ids := map[string]bool{}
+	for _, t := range l.written {
+		ids[t.ID] = ids[t.ID] || t.Source.Offset == n
+	}
+	l.dead = slices.DeleteFunc(l.dead, func(d schemas.Dead) bool { return ids[d.Task.ID] })
 }
+
 func (l *ledgers) notWaiting(n int64) { l.waiting = drop(l.waiting, n, ofTask) }
 func (l *ledgers) noTask(n int64)     { l.written = drop(l.written, n, ofTask) }
 
@@ -317,6 +325,20 @@ func TestWhatIsNoGap(t *testing.T) {
 				l.keptLetters = 40 * minute
 				l.dead = slices.DeleteFunc(l.dead, func(d schemas.Dead) bool { return d.At < l.keptLetters })
 			}, func(r *Report) bool { return r.Unknown > 0 }},
+		"a letter behind the marker of its round: the task came up once more": {
+			func(l *ledgers) {
+				l.notWaiting(26)
+				for _, d := range l.dead {
+					if d.Task.Source.Offset == 26 && d.Reason == schemas.ReasonExhausted {
+						l.dead = append(l.dead, d)
+					}
+				}
+			}, func(r *Report) bool { return r.Dead == 11 }},
+		"a marker that names no task, and one of another subscription's": {
+			func(l *ledgers) {
+				l.dead = append(l.dead, schemas.Dead{Reason: schemas.ReasonRedriven, Task: schemas.Task{Replay: "rpl_x"}},
+					schemas.Dead{Reason: schemas.ReasonRedriven, Task: schemas.Task{ID: "x", Replay: "rpl_x", Subscription: sub, Source: schemas.Source{Topic: "dead", Time: minute}}})
+			}, func(r *Report) bool { return r.GhostCount == 0 }},
 		"delivered beats dead": {
 			func(l *ledgers) {
 				t := taskOf(l.events[23], "")

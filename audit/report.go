@@ -120,7 +120,7 @@ type fate struct {
 // ended is the fate as far as the task's own records tell it; no end: they do not.
 func (b *Books) ended(t *trace) fate {
 	standing := int64(-1)
-	if t.letter > t.taken {
+	if t.stands {
 		standing = t.letter
 	}
 	switch {

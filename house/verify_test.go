@@ -509,6 +509,7 @@ func (s *copied) takeOut(event string) {
 		var d schemas.Dead
 		s.w.d.must(schemas.DecodeDead(r.Value, &d))
 		d.Reason, d.At, d.Task.Body = schemas.ReasonRedriven, time.Now().UnixMilli(), nil
+		d.Task.Replay, d.Task.Source = "rpl_"+strings.Repeat("r", schemas.IDLength), schemas.Source{Topic: topic, Partition: p, Offset: r.Offset}
 		marker := *r
 		marker.Value = schemas.AppendDead(nil, &d)
 		s.topics[topic][p] = append(s.topics[topic][p], marker)
