@@ -145,6 +145,13 @@ func (b *Books) Event(e Event) {
 	b.owed = append(b.owed, o)
 }
 
+// Foreign counts an event of another company, of which nothing else is of interest: most are.
+func (b *Books) Foreign(at int64) {
+	if at >= b.From && at < b.To {
+		b.events++
+	}
+}
+
 // Unreadable writes down an event of the stretch that cannot be read: nobody knows whose it is.
 func (b *Books) Unreadable(s schemas.Source) {
 	if s.Time >= b.From && s.Time < b.To {

@@ -299,6 +299,16 @@ func TestACatchUpThatWasNeverOrderedIsOneGapForEachEventOfItsSpan(t *testing.T) 
 	}
 }
 
+func TestASubscriptionToAllCompaniesIsOwedWhatEachOfThemPublishes(t *testing.T) {
+	l := whole()
+	l.sub.Company = schemas.AnyCompany
+	r := l.report()
+	sums(t, r)
+	if r.Owed != 79+10 || r.GapCount != 9 || r.WaitingBy["not_routed"] != 3+1 || slices.ContainsFunc(r.Gaps, func(g Gap) bool { return g.Source.Offset%10 != 8 || g.Kind != GapNoTask }) {
+		t.Errorf("%d owed, gaps %+v", r.Owed, r.Gaps)
+	}
+}
+
 // What is no gap: each of these is taken or put in, and nothing is missing.
 func TestWhatIsNoGap(t *testing.T) {
 	for name, c := range map[string]struct {

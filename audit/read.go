@@ -150,6 +150,10 @@ func (a *auditor) event(ctx context.Context, tp kafka.TP, r *kafka.Record) error
 		a.books.Unreadable(src)
 		return nil
 	}
+	if own := a.sub.Company; own != schemas.AnyCompany && string(m.CompanyID) != own {
+		a.books.Foreign(r.Time)
+		return nil
+	}
 	a.books.Event(Event{Source: src, ID: string(m.EventID), Type: string(m.EventType), Company: string(m.CompanyID), Entity: string(m.EntityID)})
 	return nil
 }
