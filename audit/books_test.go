@@ -344,6 +344,25 @@ func TestWhatIsNoGap(t *testing.T) {
 					}
 				}
 			}, func(r *Report) bool { return r.Dead == 11 }},
+		"a second marker of one round, behind the letter of the next": {
+			func(l *ledgers) {
+				l.notWaiting(26)
+				for _, d := range l.dead {
+					if d.Task.ID == taskOf(l.events[26], "").ID && d.Reason == schemas.ReasonExhausted {
+						again := d
+						again.Task.Round = 1
+						d.Reason = schemas.ReasonRedriven
+						l.dead = append(l.dead, again, d)
+						t := taskOf(l.events[26], "")
+						l.attempts = append(l.attempts, attemptOf(&t, 1, schemas.VerdictDead, schemas.ReasonGone, 1))
+					}
+				}
+			}, func(r *Report) bool { return r.Dead == 11 }},
+		"an event that nobody can read, which the routers have yet to come to": {
+			func(l *ledgers) {
+				l.unreadable = append(l.unreadable, schemas.Source{Topic: booking.Topic, Partition: 1, Offset: 109, Time: 109 * minute})
+				l.events = l.events[:len(l.events)-1]
+			}, func(r *Report) bool { return r.Unreadable == 1 }},
 		"a marker that names no task, and one of another subscription's": {
 			func(l *ledgers) {
 				l.dead = append(l.dead, schemas.Dead{Reason: schemas.ReasonRedriven, Task: schemas.Task{Replay: "rpl_x"}},
@@ -461,6 +480,11 @@ func TestACatchUpOfAnOrderedSubscriptionMayHaveRoutedWhatIsLive(t *testing.T) {
 	}
 	l.noAttempts(81)
 	l.noAttempts(91)
+	if r := l.report(); r.GapCount != 2 {
+		t.Errorf("gaps %+v", r.Gaps)
+	}
+	// An order that no cut names keeps nobody waiting.
+	l.catchUps = append(l.catchUps, &CatchUp{Replay: schemas.Replay{ID: "rpl_loser", Subscription: sub, State: schemas.ReplayRunning, From: 50 * minute, To: 80 * minute}})
 	if r := l.report(); r.GapCount != 2 {
 		t.Errorf("gaps %+v", r.Gaps)
 	}
