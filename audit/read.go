@@ -335,7 +335,7 @@ func (a *auditor) lane(ctx context.Context, topic, name string, fn func(kafka.TP
 func (a *auditor) note(r *Report) {
 	s := a.sub
 	say := func(format string, args ...any) { r.Notes = append(r.Notes, fmt.Sprintf(format, args...)) }
-	if s.UpdatedAt > s.CreatedAt && s.UpdatedAt > a.books.From {
+	if s.Version > 1 && s.UpdatedAt > a.books.From {
 		say("the subscription was changed at %s; what was owed before is told by its patterns as they stand now", stamp(s.UpdatedAt))
 	}
 	const most = 5

@@ -191,7 +191,7 @@ func replayCreateCommand(a *app) *cobra.Command {
 				return err
 			}
 			if detach {
-				return a.showReplay(ctx, client, table, o.ID)
+				return a.showReplay(ctx, client, table, o.ID, false)
 			}
 			return a.followReplay(ctx, client, table, o.ID, nil)
 		},

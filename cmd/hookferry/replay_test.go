@@ -225,13 +225,16 @@ func TestAReplayIsWorkedOffWhileItsCommandWaitsAndThenShown(t *testing.T) {
 			t.Errorf("%+v", rows)
 		}
 		a.json = false
-		if err := errors.Join(execute(t, replayCommand(a), "show", s.ID, "--watch"), execute(t, replayCommand(a), "list")); err != nil {
+		if err := errors.Join(execute(t, replayCommand(a), "show", s.ID), execute(t, replayCommand(a), "show", s.ID, "--watch"), execute(t, replayCommand(a), "list")); err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range []string{"delivered:   2", "(100%)", "booking.creation", "booking", "done", "SCANNED"} {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("%q is missing in\n%s", want, out)
 			}
+		}
+		if n := strings.Count(out.String(), "PARTITION"); n != 1 {
+			t.Errorf("the partitions are shown %d times, and not by show alone", n)
 		}
 		if err := execute(t, replayCommand(a), "cancel", s.ID); codeOf(err) != router.CodeReplayOver {
 			t.Errorf("cancelled when it was done: %v", err)

@@ -168,7 +168,7 @@ func replayShowCommand(a *app) *cobra.Command {
 				}
 				return a.followReplay(c.Context(), client, table, args[0], newTally(&s.Replay))
 			}
-			return a.showReplay(c.Context(), client, table, args[0])
+			return a.showReplay(c.Context(), client, table, args[0], true)
 		},
 	}
 	c.Flags().BoolVar(&watch, "watch", false, "a live bar until the replay is done or cancelled")
@@ -269,8 +269,8 @@ func statusOf(s *router.ReplayProgress, t *tally) replayStatus {
 	return v
 }
 
-// showReplay prints all of a replay.
-func (a *app) showReplay(ctx context.Context, client *kafka.Client, table *subscriptions.Table, id string) error {
+// showReplay prints a replay, for people with or without its partitions, which may be many.
+func (a *app) showReplay(ctx context.Context, client *kafka.Client, table *subscriptions.Table, id string, partitions bool) error {
 	s, err := router.ReplayState(ctx, client, table, id)
 	if err != nil {
 		return err
@@ -286,10 +286,10 @@ func (a *app) showReplay(ctx context.Context, client *kafka.Client, table *subsc
 	if err != nil {
 		return err
 	}
-	return a.printReplay(statusOf(s, t))
+	return a.printReplay(statusOf(s, t), partitions)
 }
 
-func (a *app) printReplay(v replayStatus) error {
+func (a *app) printReplay(v replayStatus, partitions bool) error {
 	if a.json {
 		return a.printJSON(v)
 	}
@@ -319,7 +319,7 @@ func (a *app) printReplay(v replayStatus) error {
 		}
 	}
 	a.printTable(rows[0], rows[1:])
-	if len(v.Partitions) == 0 {
+	if len(v.Partitions) == 0 || !partitions {
 		return nil
 	}
 	fmt.Fprintln(a.out)
@@ -384,7 +384,7 @@ func (a *app) followReplay(ctx context.Context, client *kafka.Client, table *sub
 		}
 	}
 	bar.Done()
-	err := a.showReplay(ctx, client, table, id)
+	err := a.showReplay(ctx, client, table, id, false)
 	if o, again := router.FindReplay(ctx, client, id); again == nil && o != nil && o.State == schemas.ReplayCancelled {
 		return cmp.Or(err, error(&cancelledError{[]string{id}}))
 	}
