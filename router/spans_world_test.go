@@ -305,7 +305,6 @@ func (x *schedule) check() {
 		}
 	}
 	if x.t.Failed() {
-		dumpAll()
 	}
 	x.checkOrder(inOrder)
 	if testing.Verbose() {

@@ -24,13 +24,22 @@ const CatchUpUnconfirmed = 60_000
 // CatchUp is the order for the span of s that begins at from. Its id is not a function of the span: of two writers that resume at once one loses, and what
 // the loser writes, however late, must not set back what the winner's order has come to.
 func CatchUp(id string, s *Subscription, from, now int64) Replay {
-	return Replay{ID: id, Kind: ReplayCatchUp, Subscription: s.ID, Company: s.Company, State: ReplayRunning, CreatedAt: now, From: from}
+	return Replay{ID: id, Kind: ReplayCatchUp, Subscription: s.ID, Company: companyOf(s), State: ReplayRunning, CreatedAt: now, From: from}
 }
 
-// PausedRedrive is the order that puts back what came up in the pause of s that began at cut. It waits until s is live behind the cut. Written twice it is
-// one order, and it takes each dead letter out once.
+// companyOf is the company that an order for s is narrowed to: none, if s gets the events of all.
+func companyOf(s *Subscription) string {
+	if s.Company == AnyCompany {
+		return ""
+	}
+	return s.Company
+}
+
+// PausedRedrive is the order that puts back what came up in the pause of s that began at cut. It waits until s is live behind the cut. Written twice, and it
+// is written when the pause begins and when it ends, it is one order, and it takes each dead letter out once. It has no Ends; its Begins name topics of events: where
+// these ended when the pause began, so that resume can tell whether retention has taken any of it.
 func PausedRedrive(s *Subscription, cut, now int64) Replay {
-	return Replay{ID: PausedRedriveID(s.ID, cut), Kind: ReplayRedrive, Subscription: s.ID, Company: s.Company, State: ReplayRunning, CreatedAt: now,
+	return Replay{ID: PausedRedriveID(s.ID, cut), Kind: ReplayRedrive, Subscription: s.ID, Company: companyOf(s), State: ReplayRunning, CreatedAt: now,
 		Reason: ReasonPaused, Cut: cut}
 }
 

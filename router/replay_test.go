@@ -1,0 +1,465 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/schemas"
+)
+
+// replayed reads the tasks that replays have written, by id; a copy is an error unless allowed.
+func (w *world) replayed(n int, copies bool) map[string]schemas.Task {
+	w.t.Helper()
+	out := map[string]schemas.Task{}
+	for _, rec := range w.read(w.client.Topics().Replay, n) {
+		var task schemas.Task
+		if err := schemas.DecodeTask(rec.Value, &task); err != nil {
+			w.t.Fatal(err)
+		}
+		if _, double := out[task.ID]; double && !copies {
+			w.t.Errorf("task %s was written twice", task.ID)
+		}
+		out[task.ID] = task
+	}
+	return out
+}
+
+func (w *world) startReplay(d ReplayDraft) *schemas.Replay {
+	w.t.Helper()
+	o, err := StartReplay(w.ctx, w.client, w.table, d)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return o
+}
+
+// over waits until an order is over, and returns how far it has come.
+func (w *world) over(id string) *ReplayProgress {
+	w.t.Helper()
+	var p *ReplayProgress
+	for range 300 {
+		var err error
+		if p, err = ReplayState(w.ctx, w.client, w.table, id); err != nil {
+			w.t.Fatal(err)
+		}
+		if over(&p.Replay) {
+			return p
+		}
+		later(time.Second)
+	}
+	w.t.Fatalf("the replay is not over: %+v", p)
+	return nil
+}
+
+// deliver plays the deliverers' part: it commits the ends of `replay` as they are, every second.
+func (w *world) deliver() {
+	group, err := w.client.JoinGroup(kafka.GroupConfig{ID: w.config.TopicPrefix + DefaultConfig().DelivererGroup, Spread: []string{w.client.Topics().Replay, w.client.Topics().Retry}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	run(w.t, func(ctx context.Context) error {
+		defer group.Close()
+		gen, err := group.Next(ctx)
+		if err != nil {
+			return nil
+		}
+		defer gen.Release()
+		for tick := time.NewTicker(time.Second); ; {
+			ends := map[kafka.TP]kafka.Committed{}
+			for _, topic := range []string{w.client.Topics().Replay, w.client.Topics().Retry} {
+				last, err := w.client.Offsets(ctx, topic, kafka.Latest)
+				if err != nil {
+					return nil
+				}
+				for p, end := range last {
+					ends[kafka.TP{Topic: topic, Partition: p}] = kafka.Committed{Offset: end}
+				}
+			}
+			gen.Commit(ctx, ends)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				tick.Stop()
+				return nil
+			}
+		}
+	})
+}
+
+// A replay makes exactly the tasks of its range that its subscription wants and its filters let through, under ids of their own and the webhook-id of before; a
+// plan says the same numbers beforehand, and writes nothing.
+func TestAReplayRoutesItsRangeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		w.subscribe("sub_1", "c_a", FormatStandard, "booking.*", "customer.creation")
+		w.subscribe("sub_2", "c_b", FormatClassic, "*")
+		w.start(nil)
+		publish := func(n int) {
+			for i := range n {
+				for _, company := range []string{"c_a", "c_b"} {
+					w.publish([]string{"booking.creation", "customer.creation", "customer.amendment", "inventory.change"}[i%4], company)
+				}
+			}
+		}
+		publish(20)
+		later(time.Minute)
+		from := time.Now()
+		publish(40)
+		later(time.Minute)
+		to := time.Now()
+		publish(20)
+		later(time.Minute)
+		inventory := w.client.Topics().Events["inventory"]
+		ends, err := w.client.Offsets(w.ctx, inventory, kafka.Latest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		part := int32(0)
+		for p, end := range ends {
+			if end > ends[part] {
+				part = p
+			}
+		}
+		for _, c := range []struct {
+			name  string
+			draft ReplayDraft
+			want  int // -1: some
+		}{
+			{"one subscription", ReplayDraft{Subscription: "sub_1", From: from, To: to}, 20},
+			{"a pattern", ReplayDraft{Subscription: "sub_1", From: from, To: to, Events: []string{"*.creation", "product.*"}}, 20},
+			{"another pattern", ReplayDraft{Subscription: "sub_2", From: from, To: to, Events: []string{"customer.*"}}, 20},
+			{"a company", ReplayDraft{Company: "c_b", From: from, To: to}, 40},
+			{"all, from the earliest to now", ReplayDraft{All: true}, 40 + 80},
+			{"nothing is in it", ReplayDraft{All: true, From: to.Add(30 * time.Second)}, 0},
+			{"offsets", ReplayDraft{Subscription: "sub_2", Begins: []schemas.PartitionOffset{{Topic: inventory, Partition: part, Offset: ends[part] / 3}}}, -1},
+		} {
+			before := len(w.replayed(0, false))
+			plan, err := PlanReplay(w.ctx, w.client, w.table, DefaultConfig(), c.draft, nil)
+			if err != nil {
+				t.Fatal(c.name, err)
+			}
+			if n := len(w.replayed(0, false)); n != before {
+				t.Errorf("%s: a plan wrote %d tasks", c.name, n-before)
+			}
+			o := w.startReplay(c.draft)
+			p := w.over(o.ID)
+			got, bytes := 0, 0
+			for _, task := range w.replayed(0, false) {
+				if task.Replay != o.ID {
+					continue
+				}
+				got++
+				bytes += len(task.Body)
+				if task.Lane != schemas.LaneReplay || task.ID != schemas.TaskID(task.Source, task.EventID, task.Subscription, o.ID) || len(task.Body) == 0 {
+					t.Errorf("%s: %+v", c.name, task)
+				}
+			}
+			if c.want >= 0 && got != c.want || c.want < 0 && got == 0 {
+				t.Errorf("%s: %d tasks, want %d", c.name, got, c.want)
+			}
+			if plan.Tasks != int64(got) || plan.Bytes != int64(bytes) || p.Matched != int64(got) || p.Scanned != p.Total || p.Replay.State != schemas.ReplayDone {
+				t.Errorf("%s: %d tasks and %d bytes; the plan said %+v, the state %+v", c.name, got, bytes, plan, p)
+			}
+		}
+	})
+}
+
+// What a draft must not be.
+func TestABadReplayIsRefusedWithACode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		w.subscribe("sub_1", "c_a", FormatStandard, "*")
+		w.put(&schemas.Subscription{ID: "sub_2", Version: 1, Company: "c_a", Name: "n", URL: "https://r.example/", Events: []string{"*"}, State: schemas.StatePaused})
+		now := time.Now()
+		for code, d := range map[string]ReplayDraft{
+			CodeReplayWho:       {Subscription: "sub_1", All: true},
+			CodeReplayNobody:    {Subscription: "sub_3"},
+			CodeReplayNotActive: {Subscription: "sub_2"},
+			CodeReplayRange:     {Subscription: "sub_1", From: now, To: now.Add(-time.Second)},
+			CodeReplayRate:      {Subscription: "sub_1", Rate: -1},
+		} {
+			_, err := StartReplay(w.ctx, w.client, w.table, d)
+			var e *ReplayError
+			if !errors.As(err, &e) || e.Code() != code {
+				t.Errorf("%+v: %v, want %s", d, err, code)
+			}
+		}
+		if _, err := StartReplay(w.ctx, w.client, w.table, ReplayDraft{All: true, To: now.Add(time.Hour)}); err == nil {
+			t.Error("a replay of what is yet to come was taken")
+		}
+		if _, err := SetReplayState(w.ctx, w.client, "rpl_none", schemas.ReplayPaused, ""); err == nil {
+			t.Error("a replay that is not there was paused")
+		}
+	})
+}
+
+// A rate holds over all routers together, and so does a subscription's own; a paused replay stands still and goes on where it stood; a cancelled one is over
+// within 5 s and stays so.
+func TestAReplayHasItsRateIsPausedAndCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		w.subscribe("sub_1", "c_a", FormatStandard, "*")
+		w.put(&schemas.Subscription{ID: "sub_slow", Version: 1, Company: "c_a", Name: "s", URL: "https://r.example/", Events: []string{"*"}, State: schemas.StateActive, ReplayRate: 5,
+			Spans: []schemas.Cut{{At: time.Now().Add(-time.Hour).UnixMilli(), Kind: schemas.CutLive}}})
+		w.deliver()
+		w.start(nil)
+		w.start(nil)
+		for i := range 3000 {
+			w.publish([]string{"booking.creation", "customer.creation"}[i%2], "c_a")
+		}
+		later(10 * time.Second)
+		o := w.startReplay(ReplayDraft{Subscription: "sub_1", Rate: 40})
+		slow := w.startReplay(ReplayDraft{Subscription: "sub_slow"})
+		count := func(id string) (n int) {
+			for _, task := range w.replayed(0, false) {
+				if task.Replay == id {
+					n++
+				}
+			}
+			return n
+		}
+		within := func(what string, n int, rate, seconds float64) {
+			if most := rate * (seconds + 2); float64(n) > most || float64(n) < rate*seconds/2 {
+				t.Errorf("%s: %d tasks in %v s at %v a second", what, n, seconds, rate)
+			}
+		}
+		later(20 * time.Second)
+		within("a replay's rate", count(o.ID), 40, 20)
+		within("a subscription's rate", count(slow.ID), 5, 20)
+		set := func(state string) {
+			if _, err := SetReplayState(w.ctx, w.client, o.ID, state, "by a test"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(schemas.ReplayPaused)
+		later(2 * time.Second)
+		stood := count(o.ID)
+		later(20 * time.Second)
+		if n := count(o.ID); n != stood {
+			t.Errorf("%d tasks of a paused replay", n-stood)
+		}
+		set(schemas.ReplayRunning)
+		later(20 * time.Second)
+		within("after the pause", count(o.ID)-stood, 40, 20)
+		set(schemas.ReplayCancelled)
+		later(5 * time.Second)
+		stood = count(o.ID)
+		later(time.Minute)
+		if n := count(o.ID); n != stood {
+			t.Errorf("%d tasks of a replay that was cancelled 5 s ago", n-stood)
+		}
+		if _, err := SetReplayState(w.ctx, w.client, o.ID, schemas.ReplayRunning, ""); err == nil {
+			t.Error("a cancelled replay was resumed")
+		}
+		// Somebody who had not seen the cancel: his record comes later, and changes nothing.
+		w.writeOrder(o)
+		later(time.Minute)
+		if n := count(o.ID); n != stood {
+			t.Errorf("%d tasks of a replay that was cancelled for good", n-stood)
+		}
+	})
+}
+
+// Several at once: none waits for another. Six orders, four workers, one of them with next to no rate: the others are done in about the same time.
+func TestReplaysAreFairToEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		w.subscribe("sub_1", "c_a", FormatStandard, "*")
+		w.deliver()
+		w.start(func(c *Config) { c.ReplayOrders = 2 })
+		for range 600 {
+			w.publish("booking.creation", "c_a")
+		}
+		later(5 * time.Second)
+		slow := w.startReplay(ReplayDraft{Subscription: "sub_1", Rate: 0.1})
+		var others []*schemas.Replay
+		for range 5 {
+			others = append(others, w.startReplay(ReplayDraft{Subscription: "sub_1", Rate: 30}))
+		}
+		later(10 * time.Second)
+		got := map[string]int{}
+		for _, task := range w.replayed(0, false) {
+			got[task.Replay]++
+		}
+		least, most := 1<<30, 0
+		for _, o := range others {
+			least, most = min(least, got[o.ID]), max(most, got[o.ID])
+		}
+		if least < 150 || most > 2*least || got[slow.ID] > 3 {
+			t.Errorf("after 10 s at 30 a second: between %d and %d tasks, and %d of the slow one", least, most, got[slow.ID])
+		}
+	})
+}
+
+// Backpressure: while nobody delivers, no more wait in a partition of `replay` than may be outstanding; when they do, the rest follows.
+func TestNoMoreIsReplayedThanMayBeOutstanding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		w.subscribe("sub_1", "c_a", FormatStandard, "*")
+		w.start(func(c *Config) { c.ReplayOutstanding = 100 })
+		for range 500 {
+			w.publish("booking.creation", "c_a")
+		}
+		later(5 * time.Second)
+		o := w.startReplay(ReplayDraft{Subscription: "sub_1"})
+		later(time.Minute)
+		if n := len(w.replayed(0, false)); n != 100 {
+			t.Errorf("%d tasks wait, and 100 may", n)
+		}
+		w.deliver()
+		later(time.Minute)
+		if n := len(w.replayed(0, false)); n != 500 || w.over(o.ID).Replay.State != schemas.ReplayDone {
+			t.Errorf("%d of 500 tasks in the end", n)
+		}
+	})
+}
+
+// The sequence: a catch-up of an ordered subscription hands a partition over to live, and its router is stopped before it has written "through" to `progress`.
+// Its successor goes on for long, and then the write comes through. The successor's live must have owed the subscription all that came meanwhile: had it
+// left it out for the catch-up, nobody would ever route that, for the catch-up is through.
+func TestAHandOverIsKnownFromTheCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		s := schemas.Subscription{ID: "sub_1", Version: 1, Company: "c_a", Name: "n", URL: "https://r.example/", Events: []string{"booking.*"}, State: schemas.StateActive,
+			Order: schemas.OrderEntity, BackfillFrom: 1}
+		want := map[string]bool{}
+		o := schemas.CatchUp("rpl_1", &s, 1, time.Now().UnixMilli())
+		o.To = time.Now().Add(2250 * time.Millisecond).UnixMilli()
+		publish := func(n int) {
+			for range n {
+				m, src := w.publish("booking.creation", "c_a")
+				replay := ""
+				if time.Now().UnixMilli() < o.To {
+					replay = o.ID
+				}
+				want[schemas.TaskID(src, m.EventID, s.ID, replay)] = true
+			}
+		}
+		publish(40)
+		w.writeOrder(&o)
+		s.Spans = []schemas.Cut{{At: o.To, Kind: schemas.CutLive, Reason: o.ID}}
+		w.put(&s)
+		handed := w.refuseProgressAfterAHandOver()
+		w.deliver()
+		stop := w.start(nil)
+		later(20 * time.Second)
+		if len(handed.at) != 1 {
+			t.Fatalf("%d partitions were handed over, and this test is about the first", len(handed.at))
+		}
+		stop()
+		handed.refuse.Store(false)
+		paused := o // so that live alone could route what comes
+		paused.State = schemas.ReplayPaused
+		w.writeOrder(&paused)
+		stop = w.start(nil)
+		publish(40)
+		later(20 * time.Second)
+		for tp, at := range handed.at {
+			key := stretchKey(o.ID, tp)
+			var rs kafka.Records
+			rs.Add(w.place(w.client.Topics().Progress, key), key, nil, schemas.AppendProgress(nil, &progress{Replay: o.ID, Topic: tp.Topic, Partition: tp.Partition, Next: at, Done: true}))
+			w.write(&rs)
+		}
+		later(time.Second)
+		stop() // and once more: now it stands in progress only
+		w.start(nil)
+		later(10 * time.Second)
+		w.writeOrder(&o)
+		publish(40)
+		later(time.Minute)
+		got := w.tasks(len(want), true)
+		for id := range want {
+			if _, ok := got[id]; !ok {
+				t.Errorf("%s is missed", id)
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%d tasks, and %d are owed", len(got), len(want))
+		}
+		if w.over(o.ID).Replay.State != schemas.ReplayDone {
+			t.Error("the catch-up is not done")
+		}
+	})
+}
+
+// handOvers are the hand-overs that a group's commits have named.
+type handOvers struct {
+	refuse atomic.Bool
+	at     map[kafka.TP]int64
+}
+
+// refuseProgressAfterAHandOver has `progress` take nothing any more as soon as a commit names a hand-over.
+func (w *world) refuseProgressAfterAHandOver() *handOvers {
+	h := &handOvers{at: map[kafka.TP]int64{}}
+	names := w.client.Topics()
+	w.broker.Cluster().ControlKey(int16(kmsg.OffsetCommit), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Cluster().KeepControl()
+		for _, topic := range q.(*kmsg.OffsetCommitRequest).Topics {
+			for _, p := range topic.Partitions {
+				tp := kafka.TP{Topic: topic.Topic, Partition: p.Partition}
+				if _, known := h.at[tp]; p.Metadata != nil && len(handedOf(*p.Metadata)) > 0 && !known && len(h.at) == 0 {
+					h.at[tp] = p.Offset
+					h.refuse.Store(true)
+				}
+			}
+		}
+		return nil, nil, false
+	})
+	w.broker.Cluster().ControlKey(int16(kmsg.Produce), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Cluster().KeepControl()
+		req := q.(*kmsg.ProduceRequest)
+		if !h.refuse.Load() || len(req.Topics) != 1 || req.Topics[0].Topic != names.Progress {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		rt := kmsg.NewProduceResponseTopic()
+		rt.Topic = names.Progress
+		for _, p := range req.Topics[0].Partitions {
+			rp := kmsg.NewProduceResponseTopicPartition()
+			rp.Partition, rp.ErrorCode = p.Partition, 19 // too few replicas: it is tried again
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+		return resp, nil, true
+	})
+	return h
+}
+
+// An order whose subscription was never made is taken away after an hour, and not before; one whose subscription is alive and paused stays.
+func TestAnOrderThatNothingWillComeOfIsTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		paused := schemas.Subscription{ID: "sub_1", Version: 1, Company: "c_a", Name: "n", URL: "https://r.example/", Events: []string{"*"}, State: schemas.StatePaused,
+			Spans: []schemas.Cut{{At: 1, Kind: schemas.CutLive}, {At: time.Now().UnixMilli(), Kind: schemas.CutPaused}}}
+		w.put(&paused)
+		waits := schemas.CatchUp("rpl_waits", &paused, paused.PausedAt(), time.Now().UnixMilli())
+		lost := schemas.CatchUp("rpl_lost", &schemas.Subscription{ID: "sub_none"}, 1, time.Now().UnixMilli())
+		w.writeOrder(&waits)
+		w.writeOrder(&lost)
+		w.start(nil)
+		state := func(id string) string {
+			o, err := FindReplay(w.ctx, w.client, id)
+			if err != nil || o == nil {
+				t.Fatal(id, err)
+			}
+			return o.State
+		}
+		later(50 * time.Minute)
+		if state(lost.ID) != schemas.ReplayRunning {
+			t.Error("it was taken away before its subscription could come")
+		}
+		later(9*time.Minute + 30*time.Second)
+		w.ctx = context.Background()
+		later(time.Minute)
+		if state(lost.ID) != schemas.ReplayCancelled || state(waits.ID) != schemas.ReplayRunning {
+			t.Errorf("the lost one is %s, the one that waits %s", state(lost.ID), state(waits.ID))
+		}
+	})
+}
