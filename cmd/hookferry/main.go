@@ -40,6 +40,8 @@ var commands = []struct {
 	{"operate", lagCommand},
 	{"operate", deadCommand},
 	{"operate", undecodableCommand},
+	{"operate", replayCommand},
+	{"operate", verifyCommand},
 	{"tools", publishCommand},
 	{"tools", listenCommand},
 	{"tools", checkURLCommand},

@@ -26,6 +26,7 @@ type progress struct {
 
 	mu    sync.Mutex
 	done  int64
+	from  int64     // of done: what somebody else had done before this began
 	drawn time.Time // zero: nothing shown yet
 	ended bool
 }
@@ -114,7 +115,7 @@ func (p *progress) bar() string {
 
 func (p *progress) line(now time.Time) string {
 	took := now.Sub(p.began)
-	rate := float64(p.done) / max(took.Seconds(), 0.001)
+	rate := float64(p.done-p.from) / max(took.Seconds(), 0.001)
 	if p.total <= 0 {
 		return fmt.Sprintf("%s: %d in %s (%.0f/s)", p.title, p.done, took.Round(time.Second), rate)
 	}

@@ -208,6 +208,9 @@ func TestAFormerOwnersCommitIsFencedAndItsLastOneIsNot(t *testing.T) {
 	if err := old.Commit(w.ctx(), map[kafka.TP]kafka.Committed{p0: {Offset: 3}, p1: {Offset: 3}}); !errors.Is(err, kafka.ErrFenced) {
 		t.Fatalf("the former owner's commit: %v", err)
 	}
+	if none, err := cl.CommittedOffsets(w.ctx(), topic+"-nobody", []kafka.TP{p0, p1}); err != nil || none[p0].Offset != -1 || none[p1].Offset != -1 {
+		t.Errorf("a group that is not there has committed %v, %v", none, err)
+	}
 	got, err := cl.CommittedOffsets(w.ctx(), gc.ID, []kafka.TP{p0, p1})
 	if err != nil || got[p0].Offset != 10 || got[p1].Offset != 20 {
 		t.Fatal(got, err)
