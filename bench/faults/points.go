@@ -137,9 +137,9 @@ func (b *pointBook) through(ctx context.Context, shared *pointRig, all []pointCe
 func (b *pointBook) sum(t *tally) {
 	t.kills += b.kinds[fault.Kill]
 	t.enumerated += b.kinds[fault.Kill]
-	t.beside.deliveries += int(pointDeliveries.Load())
-	t.beside.duplicates += int(pointDuplicates.Load())
-	t.beside.lost += int(pointLost.Load())
+	t.places.deliveries += int(pointDeliveries.Load())
+	t.places.duplicates += int(pointDuplicates.Load())
+	t.places.lost += int(pointLost.Load())
 }
 
 func (b *pointBook) take(all []pointCell) *pointCell {
