@@ -21,7 +21,7 @@ dev: build ## a whole world in one process, to play with; not for production
 
 test: ## all tests in memory
 	$(GO) test ./...
-	$(GO) test -tags faultpoints ./internal/fault
+	$(GO) test -tags faultpoints -skip TestTheOrdinaryBinaryHoldsNoPoint ./internal/fault
 
 test-kafka: ## the house tests and those of Kafka's and Redis' clients, on real ones that it starts and stops (needs java 17, mvn, redis-server, python3)
 	.ci/test-kafka

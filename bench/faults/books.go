@@ -214,7 +214,8 @@ func (c *checker) rest() {
 	}
 }
 
-// Grown says what a service holds more than it may, compared with what it held before, or with another of its kind if it was not there; "" is nothing.
+// Grown says what a service holds more than it may, compared with what it held before; "" is nothing. One that was not there before is not compared: there
+// is nothing to hold it against.
 func Grown(before map[string]rig.Resources, name string, after rig.Resources) string {
 	was, ok := before[name]
 	if !ok {
