@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -172,5 +174,26 @@ func TestEveryScenarioThatKillsBoundsItsDuplicates(t *testing.T) {
 		} else if s := allScenarios()[i]; !s.noRepeat && s.maxDuplicates != mostRepeated {
 			t.Errorf("%s may repeat as much as it likes", name)
 		}
+	}
+}
+
+// docs/robustness.md has a row for each scenario, and none for others.
+func TestThePageHasEveryScenario(t *testing.T) {
+	page, err := os.ReadFile("../../docs/robustness.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9-]+)` \\|").FindAllSubmatch(page, -1) {
+		rows[string(m[1])] = true
+	}
+	for _, s := range allScenarios() {
+		if !rows[s.name] {
+			t.Errorf("the page has no %s", s.name)
+		}
+		delete(rows, s.name)
+	}
+	for name := range rows {
+		t.Errorf("the page has a %s that is no scenario", name)
 	}
 }

@@ -108,7 +108,7 @@ func makePlan(seed uint64) *plan {
 		p.Kind, p.Length, p.Brokers, p.FetchWait, p.Heartbeat = "days", d.between(24*time.Hour, 4*24*time.Hour), 1, 10*time.Second, 2*time.Second
 		p.Routers, p.Deliverers = 1, 1+d.IntN(2)
 	default:
-		p.Length = d.between(2*time.Hour, 8*time.Hour)
+		p.Length = d.between(time.Hour, 4*time.Hour)
 	}
 	for i := range 1 + d.IntN(3) {
 		p.Companies = append(p.Companies, fmt.Sprintf("co%d", i))
