@@ -44,6 +44,7 @@ const (
 	StopDeliverer FaultKind = "SIGTERM deliverer" // may repeat what it cut because it took longer than the grace
 	RedisLost     FaultKind = "Redis lost marks"  // may repeat nothing by itself; beside a kill, what the marks would have held back
 	KafkaFault    FaultKind = "Kafka"             // may repeat nothing; beside a kill, it keeps commits from being made
+	Dependency    FaultKind = "dependency"        // Redis or the registry slow, silent or wrong, with nothing lost: may repeat nothing, and ends nothing
 	Other         FaultKind = "other"             // may repeat nothing
 )
 
@@ -383,7 +384,7 @@ func (c *checker) whole(name string, q *rig.Request) (skip bool) {
 // process says whether anything was done to a process between two moments.
 func (c *checker) process(from, to int64) bool {
 	for _, f := range c.r.Faults {
-		if f.Kind != RedisLost && f.Kind != KafkaFault && f.Start.UnixNano() <= to && f.End.UnixNano() >= from {
+		if f.Kind != RedisLost && f.Kind != KafkaFault && f.Kind != Dependency && f.Start.UnixNano() <= to && f.End.UnixNano() >= from {
 			return true
 		}
 	}

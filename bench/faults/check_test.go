@@ -160,6 +160,7 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 		"an old stamp":                {func(s *small) { s.Receivers["a"][1].Stamp -= 100 }, "integrity"},
 		"a stamp from the future":     {func(s *small) { s.Receivers["a"][1].Stamp += 100 }, "integrity"},
 		"cut without a fault":         {func(s *small) { s.see(0, 0, 2, 0, 9*sec).Received = 50 }, "integrity"},
+		"cut beside a slow registry":  {func(s *small) { s.see(0, 0, 2, 0, 9*sec).Received = 50; s.fault(Dependency, "", 8*sec, 10*sec) }, "integrity"},
 		"out of order": {func(s *small) {
 			s.Receivers["a"][0].At, s.Receivers["a"][0].Done = s.at(5*sec), s.at(6*sec)
 			s.Receivers["a"][0].Stamp += 4

@@ -332,7 +332,7 @@ func registryRound(ctx context.Context, w *world, p *post, reg *standIn, round i
 	ids := map[uint32]string{} // id -> mood
 	events := map[uint32]string{}
 	// The fault lasts until the registry is mended: what waits holds up, by rule, what lies behind it in its partition.
-	err = w.fault(Other, func() error {
+	err = w.fault(Dependency, func() error {
 		for i, mood := range append(slices.Clone(waiting), slices.Sorted(maps.Keys(ending))...) {
 			*next++
 			ids[*next] = mood

@@ -62,7 +62,7 @@ const stuckMost = 10 * time.Second
 // if that is later) nothing takes longer than stuckMost, until the next fault begins.
 func lateAfterHealing(least int) func(context.Context, *world) error {
 	return func(_ context.Context, w *world) error {
-		n, worst, err := w.afterHealing(KafkaFault, RedisLost, Other)
+		n, worst, err := w.afterHealing(KafkaFault, RedisLost, Dependency, Other)
 		fmt.Printf("      %s: %d injections; the longest that anything waited after healing: %.1f s (goal <= %v)\n", w.seedName(), n, worst.Took.Seconds(), stuckMost)
 		if n < least {
 			err = errors.Join(err, fmt.Errorf("only %d injections", n))
