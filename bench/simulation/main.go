@@ -54,7 +54,7 @@ func main() {
 	flag.Uint64Var(&o.from, "from", 1, "the first seed")
 	flag.IntVar(&o.repeat, "repeat", 1, "run each seed so many times")
 	flag.IntVar(&o.parallel, "parallel", 2, "children at a time")
-	flag.DurationVar(&o.limit, "limit", time.Minute, "processor time that one seed may take; of wall-clock time it may take twenty times as much")
+	flag.DurationVar(&o.limit, "limit", 2*time.Minute, "processor time that one seed may take; of wall-clock time it may take twenty times as much")
 	flag.BoolVar(&o.history, "history", false, "print the history of each seed, not only of those that fail")
 	flag.StringVar(&o.dir, "dir", os.TempDir(), "where the histories of failing seeds are written")
 	flag.Parse()
