@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"regexp"
@@ -195,5 +196,22 @@ func TestThePageHasEveryScenario(t *testing.T) {
 	}
 	for name := range rows {
 		t.Errorf("the page has a %s that is no scenario", name)
+	}
+}
+
+// What a machine does not allow is neither held nor broken: it is not run, and counted.
+func TestWhatCannotRunIsSkippedAndCounted(t *testing.T) {
+	r := &runner{}
+	r.one(t.Context(), &scenario{name: "it", unable: func(context.Context) string { return "no mount" }, alone: func(context.Context, *runner, *scenario) error {
+		t.Error("it ran")
+		return nil
+	}})
+	ran := false
+	r.one(t.Context(), &scenario{name: "other", unable: func(context.Context) string { return "" }, alone: func(context.Context, *runner, *scenario) error {
+		ran = true
+		return nil
+	}})
+	if !ran || r.sum.ran != 1 || !slices.Equal(r.sum.skipped, []string{"it"}) || !r.conclude(false) {
+		t.Errorf("ran %v, %d, skipped %v", ran, r.sum.ran, r.sum.skipped)
 	}
 }

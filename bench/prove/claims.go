@@ -36,6 +36,7 @@ var claims = []claim{
 	{promise: everyEvent, command: "make faults", what: "seconds that anything waited after healing", figure: `after healing: ([\d.]+) s`, goal: "<= 10"},
 	{promise: everyEvent, command: "make simulation", what: "violations", figure: `(\d+) violations in \d+ seeds`, goal: "= 0"},
 	{promise: everyEvent, command: "make mutants", what: "mutants red", figure: `^(\d+) of \d+ red`, goal: ">= 29"},
+	{promise: everyEvent, command: "make faults", whole: true, what: "% of the throughput without Redis", figure: `redis-gone: .* without Redis \((\d+) %\)`, goal: ">= 70"},
 	{promise: noDuplicates, command: "make demo", what: "duplicates", figure: `^duplicates (\d+)`, goal: "= 0"},
 	{promise: noDuplicates, command: "make faults", what: "unexplained", figure: `; duplicates \d+, unexplained (\d+)`, goal: "= 0"},
 	{promise: noDuplicates, command: "make faults", whole: true, what: "without a fault", figure: `^ok    no-fault .*; duplicates (\d+),`, goal: "= 0"},
