@@ -21,6 +21,7 @@ dev: build ## a whole world in one process, to play with; not for production
 
 test: ## all tests in memory
 	$(GO) test ./...
+	$(GO) test -tags faultpoints -skip TestTheOrdinaryBinaryHoldsNoPoint ./internal/fault
 
 test-kafka: ## the house tests and those of Kafka's and Redis' clients, on real ones that it starts and stops (needs java 17, mvn, redis-server, python3)
 	.ci/test-kafka
@@ -34,8 +35,8 @@ faults-long: ## the sizes that the published figures stand on: over a million de
 mutants: ## plant bugs that this field has shipped, one after the other: each must turn its named test red
 	$(GO) run ./bench/mutants
 
-simulation: ## SEEDS random deployments with random faults in virtual time (default 500)
-	$(GO) run ./bench/simulation -seeds $(SEEDS)
+simulation: ## random deployments with random faults in virtual time: as many as fit 10 minutes, and at least SEEDS (default 500)
+	$(GO) run ./bench/simulation -seeds $(SEEDS) -for 10m
 
 simulation-long: ## ten thousand of them
 	$(GO) run ./bench/simulation -seeds 10000
@@ -43,12 +44,13 @@ simulation-long: ## ten thousand of them
 prove: ## every promise of the README by the command that proves it, as one table; within 45 minutes on two cores
 	$(GO) run ./bench/prove
 
-prove-short: ## the part of it that CI takes
+prove-short: ## the part of it that CI takes; within 25 minutes
 	$(GO) run ./bench/prove -short
 
 lint: ## gofmt, vet, staticcheck, who may import whom, a tidy go.mod
 	@unformatted=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs gofmt -l); test -z "$$unformatted" || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags faultpoints ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test -count=1 -run 'TestImports' .
 	$(GO) mod tidy -diff

@@ -50,6 +50,9 @@ func (b *bench) run(ctx context.Context, dir string, only []string) error {
 		}
 	}
 	b.report.BareAfter = b.runBare(ctx)
+	for _, c := range d.Crashes() {
+		b.report.Crashes = append(b.report.Crashes, c.String())
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -16,6 +17,7 @@ type report struct {
 	Sustained             []Sustained
 	Latency               []Latency
 	Hanging               []Hanging
+	Crashes               []string // of our own processes
 }
 
 // Sustained is the rate with the publisher running along. CPU in microseconds a delivery, by process.
@@ -47,6 +49,30 @@ var (
 	goalShare   = map[int]float64{1: 50, 10: 60}
 	goalLatency = map[float64]string{100: " (goal <= 2 / 6 ms)"}
 )
+
+// wrong says what should not have been, whatever the rates: something that did not arrive, came twice, or a process that ended by itself.
+func (r *report) wrong() error {
+	var errs []error
+	look := func(phase string, missing, duplicates int) {
+		if missing != 0 || duplicates != 0 {
+			errs = append(errs, fmt.Errorf("%s: missing %d, duplicates %d", phase, missing, duplicates))
+		}
+	}
+	for _, s := range r.Sustained {
+		look(fmt.Sprintf("fan-out %d", s.FanOut), s.Missing, s.Duplicates)
+	}
+	for _, l := range r.Latency {
+		look(fmt.Sprintf("latency at %.0f/s", l.PerSecond), l.Missing, l.Duplicates)
+	}
+	for _, h := range r.Hanging {
+		look(fmt.Sprintf("all healthy at %.0f/s", h.PerSecond), h.AllHealthy.Missing, h.AllHealthy.Duplicates)
+		look(fmt.Sprintf("beside hanging ones at %.0f/s", h.PerSecond), h.Beside.Missing, h.Beside.Duplicates)
+	}
+	for _, c := range r.Crashes {
+		errs = append(errs, errors.New(c))
+	}
+	return errors.Join(errs...)
+}
 
 func (r *report) print(w io.Writer) {
 	bare := (r.BareBefore.PerSecond + r.BareAfter.PerSecond) / 2

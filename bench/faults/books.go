@@ -179,7 +179,7 @@ func (c *checker) close(name string, sub int32, accounts map[rig.TaskID]*account
 		case endDead:
 			f.Dead++
 		}
-		if (a.deaths > 0) != (a.letters > 0) && !c.killed {
+		if (a.deaths > 0) != (a.letters > 0) && len(c.deaths) == 0 {
 			note(&f.Accounting, name, a.seq, "%s: task %s of event %d has %d attempts that call it dead and %d dead letters", name, id[:], a.seq, a.deaths, a.letters)
 		}
 	}
@@ -193,11 +193,14 @@ const (
 	moreMemory      = 384 << 20
 )
 
-// rest is what is checked once for a run: what waits for the routers, and what the services hold.
+// rest is what is checked once for a run: what waits for the routers, what the services hold, and whether they lived.
 func (c *checker) rest() {
 	f, r := c.f, c.r
 	if r.Topics != nil && r.Topics.RouterLag > 0 {
 		note(&f.Accounting, "", -1, "%d events are not counted as routed", r.Topics.RouterLag)
+	}
+	for _, x := range r.Crashes {
+		note(&f.Crash, "", -1, "%s", x)
 	}
 	names := make([]string, 0, len(r.After))
 	for name := range r.After {
@@ -211,7 +214,8 @@ func (c *checker) rest() {
 	}
 }
 
-// Grown says what a service holds more than it may, compared with what it held before, or with another of its kind if it was not there; "" is nothing.
+// Grown says what a service holds more than it may, compared with what it held before; "" is nothing. One that was not there before is not compared: there
+// is nothing to hold it against.
 func Grown(before map[string]rig.Resources, name string, after rig.Resources) string {
 	was, ok := before[name]
 	if !ok {

@@ -21,6 +21,7 @@ import (
 //   - first tries start in source order as long as a lane keeps up, and two tries of one entity never overlap (order)
 //   - what the topic attempts says is what the receivers saw (agreement)
 //   - what was taken is given back (resources)
+//   - no process ends but those that somebody ended (crash)
 
 // Fault is one thing that was done to the system.
 type Fault struct {
@@ -43,6 +44,7 @@ const (
 	StopDeliverer FaultKind = "SIGTERM deliverer" // may repeat what it cut because it took longer than the grace
 	RedisLost     FaultKind = "Redis lost marks"  // may repeat nothing by itself; beside a kill, what the marks would have held back
 	KafkaFault    FaultKind = "Kafka"             // may repeat nothing; beside a kill, it keeps commits from being made
+	Dependency    FaultKind = "dependency"        // Redis or the registry slow, silent or wrong, with nothing lost: may repeat nothing, and ends nothing
 	Other         FaultKind = "other"             // may repeat nothing
 )
 
@@ -73,6 +75,7 @@ type Run struct {
 	Timeout time.Duration     // of a try; 0: answerTerm
 
 	Before, After map[string]rig.Resources // of each service; nil: not compared
+	Crashes       []rig.Crash              // processes that ended by themselves
 }
 
 // Breach is one promise that did not hold. Receiver and Seq say whose history to print; Seq counts from Run.First, -1: none.
@@ -94,9 +97,10 @@ type Finding struct {
 	Repeats                     int            // copies of a republished event: no duplicates
 	Explained                   map[string]int // duplicates by their explanation
 	Ordered                     int            // pairs of successive events of an entity whose order was checked
-	NoOrder                     string         // why order was not checked, or not for all
+	NearDeath                   int            // pairs whose order was not checked, because a deliverer died or was stalled shortly before
+	NoOrder                     string         // why else order was not checked for all
 
-	Lost, NotSeen, Ghost, Misrouted, Unexplained, Identity, Order, Integrity, Agreement, Accounting, Resources []Breach
+	Lost, NotSeen, Ghost, Misrouted, Unexplained, Identity, Order, Integrity, Agreement, Accounting, Resources, Crash []Breach
 }
 
 // Class is a list of breaches with its name.
@@ -108,7 +112,7 @@ type Class struct {
 // Classes of breaches, all of them.
 func (f *Finding) Classes() []Class {
 	return []Class{{"lost", f.Lost}, {"not yet seen", f.NotSeen}, {"ghost", f.Ghost}, {"misrouted", f.Misrouted}, {"unexplained duplicate", f.Unexplained},
-		{"identity", f.Identity}, {"order", f.Order}, {"integrity", f.Integrity}, {"agreement", f.Agreement}, {"accounting", f.Accounting}, {"resources", f.Resources}}
+		{"identity", f.Identity}, {"order", f.Order}, {"integrity", f.Integrity}, {"agreement", f.Agreement}, {"accounting", f.Accounting}, {"resources", f.Resources}, {"crash", f.Crash}}
 }
 
 // OK is true if every promise held.
@@ -155,7 +159,7 @@ type checker struct {
 	f      *Finding
 	copies []uint8 // by event: how often it lies in the log; without topics 1 if it was accepted
 	before []int32 // by event: the one before it of the same entity in the log, or -1
-	killed bool    // a deliverer died or was stalled: then first tries may start in another order
+	deaths []span  // of deliverers, and their stalls, with the time after each in which first tries may start in another order
 
 	tasks    [][]rig.TaskRecord // by subscription
 	attempts [][]rig.AttemptRecord
@@ -172,7 +176,9 @@ func newChecker(r *Run) *checker {
 	c := &checker{r: r, f: &Finding{Explained: map[string]int{}}, copies: make([]uint8, n), before: make([]int32, n),
 		first: make([]int32, n), good: make([]int32, n), goods: make([]uint8, n)}
 	for _, f := range r.Faults {
-		c.killed = c.killed || f.Kind == KillDeliverer || f.Kind == StopCont
+		if f.Kind == KillDeliverer || f.Kind == StopCont {
+			c.deaths = append(c.deaths, span{f.Start.Add(-commitInterval - slack), f.End.Add(r.disorder())})
+		}
 	}
 	if t := r.Topics; t != nil {
 		c.tasks = bySubscription(t.Tasks, len(r.Names), func(x *rig.TaskRecord) int32 { return x.Subscription })
@@ -378,7 +384,7 @@ func (c *checker) whole(name string, q *rig.Request) (skip bool) {
 // process says whether anything was done to a process between two moments.
 func (c *checker) process(from, to int64) bool {
 	for _, f := range c.r.Faults {
-		if f.Kind != RedisLost && f.Kind != KafkaFault && f.Start.UnixNano() <= to && f.End.UnixNano() >= from {
+		if f.Kind != RedisLost && f.Kind != KafkaFault && f.Kind != Dependency && f.Start.UnixNano() <= to && f.End.UnixNano() >= from {
 			return true
 		}
 	}
@@ -405,11 +411,7 @@ func (c *checker) copy(name string, seq int64, before, q *rig.Request, retried m
 
 // unheard: the receiver meant 2xx, but the deliverer says that it did not hear it, and the receiver's own ledger allows that.
 func (c *checker) unheard(q *rig.Request, retried bool) string {
-	timeout := c.r.Timeout
-	if timeout == 0 {
-		timeout = answerTerm
-	}
-	late := time.Duration(q.Done-q.At) >= timeout-slack
+	late := time.Duration(q.Done-q.At) >= c.r.timeout()-slack
 	if retried && (q.Outcome != rig.Answered || late || strings.Contains(q.Path, "/early/")) {
 		return "the answer was cut or late"
 	}
@@ -418,11 +420,7 @@ func (c *checker) unheard(q *rig.Request, retried bool) string {
 
 // order: first tries of an entity's events start in source order, and do not overlap.
 func (c *checker) order(name string, sub int32, l []rig.Request) {
-	switch {
-	case c.killed:
-		c.f.NoOrder = "a deliverer died or was stalled"
-		return
-	case sub >= 0 && c.r.Topics != nil && c.r.Topics.Postponed[sub] > 0:
+	if sub >= 0 && c.r.Topics != nil && c.r.Topics.Postponed[sub] > 0 {
 		c.f.NoOrder = "not where a lane handed tasks back"
 		return
 	}
@@ -430,8 +428,12 @@ func (c *checker) order(name string, sub int32, l []rig.Request) {
 		if before < 0 || c.first[i] < 0 || c.first[before] < 0 {
 			continue
 		}
-		c.f.Ordered++
 		was, is := &l[c.first[before]], &l[c.first[i]]
+		if c.nearDeath(was.At) || c.nearDeath(is.At) {
+			c.f.NearDeath++
+			continue
+		}
+		c.f.Ordered++
 		switch {
 		case was.At > is.At:
 			note(&c.f.Order, name, int64(i), "%s: event %d of entity %s came at %s, event %d before it in the log at %s", name, i, is.Entity, rig.Clock(is.At), before, rig.Clock(was.At))
@@ -439,6 +441,31 @@ func (c *checker) order(name string, sub int32, l []rig.Request) {
 			note(&c.f.Order, name, int64(i), "%s: event %d of entity %s came at %s, while event %d was under way until %s", name, i, is.Entity, rig.Clock(is.At), before, rig.Clock(was.Done))
 		}
 	}
+}
+
+// disorder is how long after the death of a deliverer first tries may come in another order: its partitions are given away when its session is over, and
+// what its last commit names as under way is waited for until its time is over, while what lies behind it goes on.
+func (r *Run) disorder() time.Duration {
+	return r.lease()*3/2 + r.timeout() + graceTerm
+}
+
+func (r *Run) lease() time.Duration {
+	if r.Lease == 0 {
+		return leaseTerm
+	}
+	return r.Lease
+}
+
+func (r *Run) timeout() time.Duration {
+	if r.Timeout == 0 {
+		return answerTerm
+	}
+	return r.Timeout
+}
+
+func (c *checker) nearDeath(at int64) bool {
+	t := time.Unix(0, at)
+	return slices.ContainsFunc(c.deaths, func(d span) bool { return !t.Before(d.from) && !t.After(d.to) })
 }
 
 // owed settles each event that the receiver wants.
@@ -485,10 +512,6 @@ func explain(r *Run, before, q *rig.Request) string {
 	if before.Done == 0 {
 		end = time.Unix(1<<40, 0)
 	}
-	lease := r.Lease
-	if lease == 0 {
-		lease = leaseTerm
-	}
 	for _, f := range r.Faults {
 		if !time.Unix(0, q.At).After(f.Start) || start.After(f.End.Add(slack)) {
 			continue // it began after the fault, or came again before it
@@ -496,7 +519,7 @@ func explain(r *Run, before, q *rig.Request) string {
 		since := f.Start.Add(-commitInterval - slack)
 		switch {
 		case f.Kind == KillDeliverer:
-		case f.Kind == StopCont && !strings.HasPrefix(f.Who, "router") && f.End.Sub(f.Start) >= lease-slack:
+		case f.Kind == StopCont && !strings.HasPrefix(f.Who, "router") && f.End.Sub(f.Start) >= r.lease()-slack:
 		case f.Kind == StopDeliverer:
 			if start.Before(f.Start.Add(slack)) && end.After(f.Start.Add(graceTerm-slack)) {
 				return "cut by the grace of a stop"

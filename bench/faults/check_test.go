@@ -160,6 +160,7 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 		"an old stamp":                {func(s *small) { s.Receivers["a"][1].Stamp -= 100 }, "integrity"},
 		"a stamp from the future":     {func(s *small) { s.Receivers["a"][1].Stamp += 100 }, "integrity"},
 		"cut without a fault":         {func(s *small) { s.see(0, 0, 2, 0, 9*sec).Received = 50 }, "integrity"},
+		"cut beside a slow registry":  {func(s *small) { s.see(0, 0, 2, 0, 9*sec).Received = 50; s.fault(Dependency, "", 8*sec, 10*sec) }, "integrity"},
 		"out of order": {func(s *small) {
 			s.Receivers["a"][0].At, s.Receivers["a"][0].Done = s.at(5*sec), s.at(6*sec)
 			s.Receivers["a"][0].Stamp += 4
@@ -172,7 +173,13 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 			s.tried(0, 0, 0, 1, schemas.VerdictRetry, schemas.ReasonHTTP5xx)
 			s.deliver(0, 0, 0, 2, 9*sec)
 		}, "order"},
-		"two of an entity at once": {func(s *small) { s.Receivers["a"][0].Done = s.at(2500 * time.Millisecond) }, "order"},
+		"out of order, long after a kill": {func(s *small) {
+			s.Receivers["a"][0].At, s.Receivers["a"][0].Done = s.at(5*sec), s.at(6*sec)
+			s.Receivers["a"][0].Stamp += 4
+			s.fault(KillDeliverer, "deliverer-1", -60*sec, -60*sec)
+		}, "order"},
+		"a process ended by itself": {func(s *small) { s.Crashes = []rig.Crash{{Name: "router", How: "exit status 2", Log: "panic"}} }, "crash"},
+		"two of an entity at once":  {func(s *small) { s.Receivers["a"][0].Done = s.at(2500 * time.Millisecond) }, "order"},
 		"goroutines leak": {func(s *small) {
 			s.After["deliverer-1"] = rig.Resources{Goroutines: 500, Descriptors: 40, RSS: 50 << 20}
 		}, "resources"},
@@ -295,11 +302,12 @@ func TestCheckAllowsWhatThePromisesAllow(t *testing.T) {
 			q := s.see(0, 1, 1, 0, 1900*time.Millisecond)
 			q.Received, q.Sum = 20, "-"
 			s.fault(KillDeliverer, "", 1900*time.Millisecond, 1900*time.Millisecond)
-		}, func(f *Finding) bool { return f.NoOrder != "" }},
+		}, func(f *Finding) bool { return f.NearDeath == 1 }},
 		"out of order after a kill": {func(s *small) {
 			s.Receivers["a"][0].At, s.Receivers["a"][0].Done = s.at(5*sec), s.at(5*sec)+1
 			s.fault(KillDeliverer, "", sec, sec)
-		}, func(f *Finding) bool { return f.Ordered == 0 && f.NoOrder != "" }},
+		}, func(f *Finding) bool { return f.Ordered == 0 && f.NearDeath == 1 }},
+		"in order, long after a kill": {func(s *small) { s.fault(KillDeliverer, "", -60*sec, -60*sec) }, func(f *Finding) bool { return f.Ordered == 1 && f.NearDeath == 0 }},
 		"out of order where tasks were handed back": {func(s *small) {
 			s.Receivers["a"][0].At, s.Receivers["a"][0].Done = s.at(5*sec), s.at(5*sec)+1
 			s.Topics.Postponed[0] = 1

@@ -24,7 +24,7 @@ var editsScenario = scenario{
 
 // editsShort is what CI runs of it.
 var editsShort = scenario{
-	name: "edits-short", what: editsScenario.what, act: editsAct, events: 5000, flow: 15 * time.Second, rest: patience, noRepeat: true, short: true, deploy: editsScenario.deploy,
+	name: "edits-short", what: editsScenario.what, act: editsAct, events: 5000, flow: 15 * time.Second, rest: patience, noRepeat: true, from: formShort, standsFor: "edits", deploy: editsScenario.deploy,
 }
 
 // lateEdit is how long after the answer to an edit or a delete its old state may still be seen: docs/design.md gives a deliverer's table a second, and a send

@@ -27,29 +27,22 @@ const (
 
 // verdict prints one line, and what was found wrong below it.
 func (s *scenario) verdict(f *Finding, w *world, took time.Duration) error {
-	share := float64(f.Duplicates) / float64(max(f.Delivered, 1))
-	ok := f.OK() && !(s.noRepeat && f.Duplicates > 0) && (s.maxDuplicates == 0 || share <= s.maxDuplicates)
+	told, wrong := s.judge(f, w)
+	ok := f.OK() && len(wrong) == 0
 	var text bytes.Buffer
 	word := "ok  "
 	if !ok {
 		word = "FAIL"
 	}
-	fmt.Fprintf(&text, "%s  %-16s %s: %s", word, s.name, s.what, f)
-	if s.compareP99 {
-		seen := entries(w.ran.Receivers)
-		before, during := p99(seen, w.from.Add(-30*time.Second), w.from), p99(seen, w.from, w.to)
-		ratio := float64(during) / float64(before)
-		fmt.Fprintf(&text, ", p99 %.1f ms over 30 s before, %.1f ms over 40 s with a join and a leave: %.2f x (goal <= 1.2)", ms(before), ms(during), ratio)
+	fmt.Fprintf(&text, "%s  %-16s %s: %s (%.0f s, seed %d)\n", word, s.name, s.what, f, took.Seconds(), w.seed)
+	for _, line := range told {
+		fmt.Fprintf(&text, "      %s\n", line)
 	}
-	fmt.Fprintf(&text, " (%.0f s, seed %d)\n", took.Seconds(), w.seed)
 	for _, why := range slices.Sorted(maps.Keys(f.Explained)) {
 		fmt.Fprintf(&text, "      %d duplicates: %s\n", f.Explained[why], why)
 	}
-	if s.noRepeat && f.Duplicates > 0 {
-		fmt.Fprintf(&text, "      not one duplicate is allowed here\n")
-	}
-	if s.maxDuplicates > 0 && share > s.maxDuplicates {
-		fmt.Fprintf(&text, "      %.2f %% duplicates, %.2f %% are allowed\n", 100*share, 100*s.maxDuplicates)
+	for _, line := range wrong {
+		fmt.Fprintf(&text, "      broken: %s\n", line)
 	}
 	os.Stdout.Write(text.Bytes())
 	if !ok {
@@ -63,6 +56,74 @@ func (s *scenario) verdict(f *Finding, w *world, took time.Duration) error {
 		return errBroken
 	}
 	return nil
+}
+
+// judge holds a run against what its scenario allows beside the promises that the checker knows: what there is to tell, and what was broken.
+func (s *scenario) judge(f *Finding, w *world) (told, wrong []string) {
+	if s.noRepeat && f.Duplicates > 0 {
+		wrong = append(wrong, "not one duplicate is allowed here")
+	}
+	if share := float64(f.Duplicates) / float64(max(f.Delivered, 1)); s.maxDuplicates > 0 {
+		told = append(told, fmt.Sprintf("%.3f %% duplicates (goal <= %.1f %%)", 100*share, 100*s.maxDuplicates))
+		if share > s.maxDuplicates {
+			wrong = append(wrong, "too many duplicates")
+		}
+	}
+	if s.compareP99 {
+		m := movedBy(entries(w.ran.Receivers), w.from, w.to, w.moves)
+		told = append(told, m.String())
+		if m.worst.ratio() > movesMost {
+			wrong = append(wrong, fmt.Sprintf("the p99 of receiver %s moved", m.name))
+		}
+	}
+	return told, wrong
+}
+
+// movesMost is how much longer than before the p99 of any healthy receiver may be while a member joins or leaves.
+const movesMost = 1.2
+
+// p99s are a p99 before something began and while it lasted.
+type p99s struct{ before, during time.Duration }
+
+func (p p99s) ratio() float64 { return float64(p.during) / float64(max(p.before, 1)) }
+
+// moved is what a join and a leave did to those who had nothing to do with it.
+type moved struct {
+	window time.Duration
+	all    p99s
+	worst  p99s // of the receiver that it did most to
+	name   string
+	around []time.Duration // the p99 of all, over the ten seconds around each join and leave
+}
+
+// aroundMove is on either side of a join or a leave.
+const aroundMove = 5 * time.Second
+
+// movedBy compares the time from due to arrival between from and to with that of the 30 s before.
+func movedBy(seen map[string][]rig.Entry, from, to time.Time, moves []time.Time) moved {
+	both := func(seen map[string][]rig.Entry) p99s {
+		return p99s{p99(seen, from.Add(-30*time.Second), from), p99(seen, from, to)}
+	}
+	m := moved{window: to.Sub(from), all: both(seen)}
+	for _, name := range slices.Sorted(maps.Keys(seen)) {
+		if p := both(map[string][]rig.Entry{name: seen[name]}); m.name == "" || p.ratio() > m.worst.ratio() {
+			m.worst, m.name = p, name
+		}
+	}
+	for _, at := range moves {
+		m.around = append(m.around, p99(seen, at.Add(-aroundMove), at.Add(aroundMove)))
+	}
+	return m
+}
+
+func (m moved) String() string {
+	var around []string
+	for _, d := range m.around {
+		around = append(around, fmt.Sprintf("%.1f ms", ms(d)))
+	}
+	return fmt.Sprintf("p99 %.1f ms over 30 s before, %.1f ms over %.0f s with a join and a leave: %.2f x; of the receiver that it moved most %.1f and %.1f ms: %.2f x (goal <= %.1f); "+
+		"over the 10 s around each: %s", ms(m.all.before), ms(m.all.during), m.window.Seconds(), m.all.ratio(), ms(m.worst.before), ms(m.worst.during), m.worst.ratio(), movesMost,
+		strings.Join(around, ", "))
 }
 
 func (f *Finding) String() string {
@@ -85,6 +146,9 @@ func (f *Finding) String() string {
 		fmt.Fprintf(&b, ", copies of republished events %d", f.Repeats)
 	}
 	fmt.Fprintf(&b, "; order held for %d pairs", f.Ordered-len(f.Order))
+	if f.NearDeath > 0 {
+		fmt.Fprintf(&b, ", not asked of %d near a death", f.NearDeath)
+	}
 	if f.NoOrder != "" {
 		fmt.Fprintf(&b, " (%s)", f.NoOrder)
 	}

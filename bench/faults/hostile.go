@@ -278,7 +278,7 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 var registryScenario = scenario{
 	name: "registry", what: "registry down, slow and wrong in twelve ways, five times each", act: registryAct, deploy: withRegistry,
-	flow: 60 * time.Second, rest: patience, noRepeat: true,
+	flow: 60 * time.Second, rest: patience, noRepeat: true, check: lateAfterHealing(5),
 }
 
 // What a registry may answer: nothing about the schema, so that the event waits; or something that ends it.
@@ -305,59 +305,11 @@ func registryAct(ctx context.Context, w *world) error {
 	next := uint32(firstAlias + time.Now().UnixNano()%1_000_000*1000)
 	slowest := time.Duration(0)
 	for round := range 5 {
-		ids := map[uint32]string{} // id -> mood
-		events := map[uint32]string{}
-		for i, mood := range append(slices.Clone(waiting), slices.Sorted(maps.Keys(ending))...) {
-			next++
-			ids[next] = mood
-			reg.tell(next, mood)
-			// A partition each: what waits holds up, by rule, what lies behind it.
-			if events[next], err = p.publishTo(ctx, schemas.AppendConfluent(nil, next), int32(i)); err != nil {
-				return err
-			}
-		}
-		err := w.fault(Other, func() error { return pause(ctx, 5*time.Second) })
+		late, err := registryRound(ctx, w, p, reg, round, &next)
 		if err != nil {
 			return err
 		}
-		// What ends, ends within unknown_schema_wait, on a loaded machine a little later.
-		var kept map[string]router.Undecodable
-		if err := rig.Until(20*time.Second, "what nobody can read is undecodable", func() bool {
-			kept, err = p.kept(ctx)
-			n := 0
-			for id, mood := range ids {
-				if _, ok := kept[events[id]]; ok && ending[mood] != nil {
-					n++
-				}
-			}
-			return err != nil || n == len(ending)
-		}); err != nil && kept == nil {
-			return err
-		}
-		for id, mood := range ids {
-			event := events[id]
-			u, isKept := kept[event]
-			reasons, ends := ending[mood]
-			switch {
-			case p.caught(event) > 0:
-				return fmt.Errorf("registry, round %d, %s: an event was sent whose schema nobody knew", round, mood)
-			case !ends && isKept:
-				return fmt.Errorf("registry, round %d, %s: an event that should wait is undecodable as %s", round, mood, u.Reason)
-			case ends && (!isKept || !slices.Contains(reasons, u.Reason)):
-				return fmt.Errorf("registry, round %d, %s: undecodable %v as %q, which should be one of %v", round, mood, isKept, u.Reason, reasons)
-			}
-			reg.tell(id, "")
-		}
-		mended := time.Now()
-		for id, mood := range ids {
-			if _, ends := ending[mood]; ends {
-				continue
-			}
-			if err := rig.Until(healed, "the event arrives that waited for a registry that was "+mood, func() bool { return p.caught(events[id]) == 1 }); err != nil {
-				return err
-			}
-			slowest = max(slowest, time.Since(mended))
-		}
+		slowest = max(slowest, late)
 	}
 	// What was unknown and is known now goes out with a reroute.
 	o, err := router.StartReroute(ctx, w.d.Client(), router.RerouteFilter{Reason: "unknown_schema"})
@@ -373,6 +325,72 @@ func registryAct(ctx context.Context, w *world) error {
 	fmt.Printf("      registry: the slowest event that waited arrived %.1f s after the registry was well again; %d of what was unknown went out with a reroute\n",
 		slowest.Seconds(), len(p.all())-before)
 	return err
+}
+
+// registryRound publishes one event for each mood, waits until those have ended that can, mends the registry, and tells how long the others took from then on.
+func registryRound(ctx context.Context, w *world, p *post, reg *standIn, round int, next *uint32) (slowest time.Duration, err error) {
+	ids := map[uint32]string{} // id -> mood
+	events := map[uint32]string{}
+	// The fault lasts until the registry is mended: what waits holds up, by rule, what lies behind it in its partition.
+	err = w.fault(Dependency, func() error {
+		for i, mood := range append(slices.Clone(waiting), slices.Sorted(maps.Keys(ending))...) {
+			*next++
+			ids[*next] = mood
+			reg.tell(*next, mood)
+			id, err := p.publishTo(ctx, schemas.AppendConfluent(nil, *next), int32(i)) // a partition each
+			if err != nil {
+				return err
+			}
+			events[*next] = id
+		}
+		if err := pause(ctx, 5*time.Second); err != nil {
+			return err
+		}
+		// What ends, ends within unknown_schema_wait, on a loaded machine a little later.
+		var kept map[string]router.Undecodable
+		var err error
+		if uerr := rig.Until(20*time.Second, "what nobody can read is undecodable", func() bool {
+			kept, err = p.kept(ctx)
+			n := 0
+			for id, mood := range ids {
+				if _, ok := kept[events[id]]; ok && ending[mood] != nil {
+					n++
+				}
+			}
+			return err != nil || n == len(ending)
+		}); uerr != nil && kept == nil {
+			return errors.Join(uerr, err)
+		}
+		for id, mood := range ids {
+			event := events[id]
+			u, isKept := kept[event]
+			reasons, ends := ending[mood]
+			switch {
+			case p.caught(event) > 0:
+				return fmt.Errorf("registry, round %d, %s: an event was sent whose schema nobody knew", round, mood)
+			case !ends && isKept:
+				return fmt.Errorf("registry, round %d, %s: an event that should wait is undecodable as %s", round, mood, u.Reason)
+			case ends && (!isKept || !slices.Contains(reasons, u.Reason)):
+				return fmt.Errorf("registry, round %d, %s: undecodable %v as %q, which should be one of %v", round, mood, isKept, u.Reason, reasons)
+			}
+			reg.tell(id, "")
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	mended := time.Now()
+	for id, mood := range ids {
+		if _, ends := ending[mood]; ends {
+			continue
+		}
+		if err := rig.Until(healed, "the event arrives that waited for a registry that was "+mood, func() bool { return p.caught(events[id]) == 1 }); err != nil {
+			return 0, err
+		}
+		slowest = max(slowest, time.Since(mended))
+	}
+	return slowest, nil
 }
 
 // post is a company with one subscription at a catcher of its own, for events that a scenario publishes beside the flow.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,52 +20,81 @@ import (
 // What can happen to Kafka, and to the way there. After each of these everything that is owed must arrive, once, and soon: see kafkaHealed.
 var kafkaScenarios = []scenario{
 	{name: "kafka-produce", what: "answers to writes lost, writes lost, NOT_ENOUGH_REPLICAS (before and after the append), MESSAGE_TOO_LARGE for a while",
-		deploy: throughProxy, act: breakProduce, flow: 15 * time.Second, events: 3000, noRepeat: true, short: true, check: kafkaHealed},
+		deploy: throughProxy, act: breakProduce, flow: 15 * time.Second, events: 3000, noRepeat: true, from: formShort, check: kafkaHealed},
 	{name: "kafka-commit", what: "commits lost, their answers lost, REBALANCE_IN_PROGRESS, ILLEGAL_GENERATION",
-		deploy: throughProxy, act: breakCommits, flow: 16 * time.Second, events: 2400, noRepeat: true, short: true, check: kafkaHealed},
+		deploy: throughProxy, act: breakCommits, flow: 16 * time.Second, events: 2400, noRepeat: true, from: formShort, check: kafkaHealed},
 	{name: "kafka-cut", what: "Kafka refused or silent for 3 s, five times; connections that were open in a silence stay dead",
-		deploy: throughProxy, act: cutOff, flow: 35 * time.Second, events: 3500, noRepeat: true, short: true, check: kafkaHealed},
+		deploy: throughProxy, act: cutOff, flow: 35 * time.Second, events: 3500, noRepeat: true, from: formShort, check: kafkaHealed},
 	{name: "kafka-slow", what: "every request 300 ms late; writes 2 s; commits 2.5 s; reads 1 s; metadata and the group's requests 2 s",
 		deploy: throughProxy, act: slowDown, flow: 60 * time.Second, events: 6000, noRepeat: true, check: kafkaHealed},
-	{name: "kafka-minute", what: "Kafka silent for a minute, and refused for a minute",
-		deploy: throughProxy, act: cutOffForAMinute, flow: 160 * time.Second, events: 12000, noRepeat: true, check: kafkaHealed, rest: 2 * time.Minute},
+	{name: "kafka-minute", what: "Kafka silent for a minute, and refused for a minute; in the long form five times in turn",
+		deploy: throughProxy, act: cutOffForAMinute, flow: 160 * time.Second, events: 12000, longer: 400 * time.Second, long: 30_000, noRepeat: true, rest: 2 * time.Minute,
+		check: func(ctx context.Context, w *world) error { return kafkaHealedFrom(ctx, w, minutes(w)) }},
 	{name: "kafka-restart", what: "kill -9 the only broker and start it again, five times", brokers: 1,
 		act: restartBroker, flow: 110 * time.Second, events: 11000, noRepeat: true, check: kafkaHealed, rest: 2 * time.Minute},
 	{name: "kafka-leaders", what: "three brokers, every leader moves, six times", brokers: 3,
 		act: moveLeaders, flow: 40 * time.Second, events: 6000, noRepeat: true, check: kafkaHealed},
 	{name: "kafka-one-down", what: "three brokers, kill -9 one after the other, each down for 10 s, six times", brokers: 3,
 		act: oneDown, flow: 160 * time.Second, events: 16000, noRepeat: true, check: kafkaHealed, rest: 2 * time.Minute},
-	{name: "kafka-storm", what: "a member joins or leaves every 500 ms for a minute", brokers: 1,
-		act: stormOfMembers, flow: 75 * time.Second, events: 11250, noRepeat: true, check: kafkaHealed},
+	{name: "kafka-storm", what: "in each group a member joins or leaves every 500 ms for a minute", brokers: 1,
+		act: stormOfMembers, flow: 75 * time.Second, events: 11250, noRepeat: true,
+		check: func(ctx context.Context, w *world) error { return kafkaHealedFrom(ctx, w, 1) }},
 	{name: "kafka-disk", what: "the disk under the broker full, five times; emptied, and the broker started again",
-		deploy: onItsOwnDisk, act: fillDisk, flow: 110 * time.Second, events: 11000, noRepeat: true, check: kafkaHealed, rest: 2 * time.Minute},
+		deploy: onItsOwnDisk, unable: noMount, act: fillDisk, flow: 110 * time.Second, events: 11000, noRepeat: true, check: kafkaHealed, rest: 2 * time.Minute},
 	clockScenario(),
 }
 
 func throughProxy(c *rig.DeployConfig) { c.Proxy = true }
 
-func onItsOwnDisk(c *rig.DeployConfig) {
+func onItsOwnDisk(c *rig.DeployConfig) { c.Disk = 512 << 20 }
+
+func noMount(context.Context) string {
 	if rig.CanMount() {
-		c.Disk = 512 << 20
+		return ""
 	}
+	return "this machine lets us mount no file system (run it as root)"
 }
 
 // stuckMost is how long after a fault has healed something may still wait for what the fault did.
 const stuckMost = 10 * time.Second
 
-// kafkaHealed is the check of every scenario here: from healing on (or from when it was due, if that is later) nothing takes longer than stuckMost, until the
-// next fault begins; and in the end both groups have committed everything there is.
-func kafkaHealed(ctx context.Context, w *world) error {
+// lateAfterHealing is the check of every scenario that takes a dependency away, with at least so many faults in it: from healing on (or from when it was due,
+// if that is later) nothing takes longer than stuckMost, until the next fault begins.
+func lateAfterHealing(least int) func(context.Context, *world) error {
+	return func(_ context.Context, w *world) error {
+		n, worst, err := w.afterHealing(KafkaFault, RedisLost, Dependency, Other)
+		fmt.Printf("      %s: %d injections; the longest that anything waited after healing: %.1f s (goal <= %v)\n", w.seedName(), n, worst.Took.Seconds(), stuckMost)
+		if n < least {
+			err = errors.Join(err, fmt.Errorf("only %d injections", n))
+		}
+		return err
+	}
+}
+
+// kafkaHealed is that of the scenarios here, with five faults or more; and in the end both groups have committed everything there is.
+func kafkaHealed(ctx context.Context, w *world) error { return kafkaHealedFrom(ctx, w, 5) }
+
+func kafkaHealedFrom(ctx context.Context, w *world, least int) error {
+	n, worst, err := w.afterHealing(KafkaFault)
+	began := time.Now()
+	rest := atRest(ctx, w)
+	fmt.Printf("      %s: %d injections; the longest that anything waited after healing: %.1f s (goal <= %v); lag 0 after %.1f s more\n",
+		w.seedName(), n, worst.Took.Seconds(), stuckMost, time.Since(began).Seconds())
+	if n < least {
+		err = errors.Join(err, fmt.Errorf("only %d injections", n))
+	}
+	return errors.Join(err, rest)
+}
+
+// afterHealing finds what waited longest after any fault of these kinds.
+func (w *world) afterHealing(kinds ...FaultKind) (n int, worst Late, err error) {
 	var faults []Fault
 	for _, f := range w.ran.Faults {
-		if f.Kind == KafkaFault {
+		if slices.Contains(kinds, f.Kind) {
 			faults = append(faults, f)
 		}
 	}
-	if len(faults) < 5 && !(len(faults) > 0 && faults[0].End.Sub(faults[0].Start) > 50*time.Second) {
-		return fmt.Errorf("only %d injections", len(faults))
-	}
-	worst := Late{}
+	slices.SortFunc(faults, func(a, b Fault) int { return a.Start.Compare(b.Start) })
 	for i, f := range faults {
 		until := time.Now()
 		if i+1 < len(faults) {
@@ -78,14 +108,10 @@ func kafkaHealed(ctx context.Context, w *world) error {
 			fmt.Printf("      after %q (%s to %s): %s\n", f.Who, f.Start.Format("15:04:05.000"), f.End.Format("15:04:05.000"), l)
 		}
 	}
-	began := time.Now()
-	err := atRest(ctx, w)
-	fmt.Printf("      %s: %d injections; the longest that anything waited after healing: %.1f s; lag 0 after %.1f s more\n",
-		w.seedName(), len(faults), worst.Took.Seconds(), time.Since(began).Seconds())
 	if worst.Took > stuckMost {
-		return errors.Join(err, fmt.Errorf("something waited %.1f s after healing: %s", worst.Took.Seconds(), worst))
+		err = fmt.Errorf("something waited %.1f s after healing: %s", worst.Took.Seconds(), worst)
 	}
-	return err
+	return len(faults), worst, err
 }
 
 func (w *world) seedName() string { return "seed " + strconv.FormatUint(w.seed, 10) }
@@ -303,8 +329,27 @@ func cutOff(ctx context.Context, w *world) error {
 	return err
 }
 
+// minutes is how often a whole minute is without Kafka.
+func minutes(w *world) int {
+	if w.form == formLong {
+		return 5
+	}
+	return 2
+}
+
 func cutOffForAMinute(ctx context.Context, w *world) error {
-	return errors.Join(pause(ctx, 3*time.Second), silent(ctx, w, time.Minute), pause(ctx, 20*time.Second), refused(ctx, w, time.Minute))
+	err := pause(ctx, 3*time.Second)
+	for i := range minutes(w) {
+		cut := silent
+		if i%2 == 1 {
+			cut = refused
+		}
+		if i > 0 {
+			err = errors.Join(err, pause(ctx, 20*time.Second))
+		}
+		err = errors.Join(err, cut(ctx, w, time.Minute))
+	}
+	return err
 }
 
 func slowDown(ctx context.Context, w *world) error {
@@ -393,8 +438,11 @@ func moveAll(ctx context.Context, admin *kgo.Client, round int) error {
 	return nil
 }
 
-// stormOfMembers: a member that takes its share of the partitions, does nothing with them, and leaves after half a second, again and again, in each of
-// the two groups. It is a real member, with our balancer; what it is given is worked on by nobody until it has left.
+// stormLeast is how many times a member has come or gone in each group when the storm is over.
+const stormLeast = 60
+
+// stormOfMembers: in each of the two groups, side by side, a member that takes its share of the partitions, does nothing with them, and leaves after half
+// a second, again and again. It is a real member, with our balancer; what it is given is worked on by nobody until it has left.
 func stormOfMembers(ctx context.Context, w *world) error {
 	if err := pause(ctx, 3*time.Second); err != nil {
 		return err
@@ -405,19 +453,26 @@ func stormOfMembers(ctx context.Context, w *world) error {
 		{ID: prefix + "deliverer", CoPartitioned: append(t.LaneTopics(), t.Dead)},
 		{ID: prefix + "router", Spread: append(t.EventTopics(), t.Undecodable)},
 	}
-	end := time.Now().Add(time.Minute)
-	joins := 0
-	err := w.faultOn(KafkaFault, "storm", func() error {
-		for ; time.Now().Before(end); joins++ {
-			if err := comeAndGo(ctx, c, kinds[joins%2]); err != nil {
-				return err
-			}
+	changes, errs := make([]int, len(kinds)), make([]error, len(kinds))
+	w.faultOn(KafkaFault, "storm", func() error {
+		var both sync.WaitGroup
+		end := time.Now().Add(time.Minute)
+		for i, gc := range kinds {
+			both.Go(func() {
+				for errs[i] == nil && time.Now().Before(end) {
+					errs[i] = comeAndGo(ctx, c, gc)
+					changes[i] += 2
+				}
+			})
 		}
+		both.Wait()
 		return nil
 	})
-	fmt.Printf("      %s: %d members came and went\n", w.seedName(), joins)
-	if err == nil && joins < 20 { // 60 on an idle machine
-		err = fmt.Errorf("only %d members came and went in a minute", joins)
+	fmt.Printf("      %s: in a minute members came or went %d times in the group of the deliverers, %d times in that of the routers (goal >= %d each)\n",
+		w.seedName(), changes[0], changes[1], stormLeast)
+	err := errors.Join(errs...)
+	if err == nil && min(changes[0], changes[1]) < stormLeast {
+		err = errors.New("that was no storm")
 	}
 	return err
 }
@@ -447,10 +502,6 @@ func comeAndGo(ctx context.Context, c *kafka.Client, gc kafka.GroupConfig) error
 }
 
 func fillDisk(ctx context.Context, w *world) error {
-	if w.d.Disk == nil {
-		fmt.Println("SKIP  kafka-disk: NOTHING WAS FILLED, this machine lets us mount no file system (run it as root)")
-		return nil
-	}
 	err := pause(ctx, 3*time.Second)
 	for range 5 {
 		err = errors.Join(err, w.faultOn(KafkaFault, "disk full", func() error {

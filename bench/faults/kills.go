@@ -17,8 +17,8 @@ import (
 // Processes that die, stall, stop and come back while events flow: at random moments of a plan that its seed decides, one after the other as an operator
 // does it, and once in a way that shows how long a task may wait.
 
-var killScenarios = []scenario{theRandom(), theRolling(), theFailover(),
-	{name: "no-fault", what: "nothing at all", noRepeat: true, events: 4000, long: 200_000, rate: 800, act: func(context.Context, *world) error { return nil }},
+var killScenarios = []scenario{theRandom(), theRestarts(), theRolling("rolling-few", 4), theRolling("rolling-twenty", 20), theFailover(),
+	{name: "no-fault", what: "nothing at all", noRepeat: true, from: formMiddle, events: 4000, long: 200_000, rate: 800, act: func(context.Context, *world) error { return nil }},
 }
 
 // action is what is done to a process.
@@ -73,7 +73,7 @@ type random struct {
 func theRandom() scenario {
 	r := &random{done: map[string]int{}}
 	return scenario{name: "random", what: "SIGKILL, SIGSTOP within and beyond the session, SIGTERM, on two routers and three deliverers", act: r.act, check: r.report,
-		deploy: shortSession(randomly), events: 20_000, rate: 300, long: 200_000, rest: 3 * time.Minute, maxDuplicates: 0.005, short: true}
+		deploy: shortSession(randomly), events: 20_000, rate: 300, long: 200_000, rest: 3 * time.Minute, maxDuplicates: mostRepeated, from: formShort}
 }
 
 const (
@@ -87,7 +87,7 @@ func (r *random) act(ctx context.Context, w *world) error {
 	}
 	procs := []string{"router", "router-2", "deliverer-1", "deliverer-2", "deliverer-3"}
 	kills := randomShort
-	if w.long {
+	if w.form == formLong {
 		kills = randomLong
 	}
 	plan := planOf(w.rng, procs, kills, time.Duration(float64(w.events)/w.rate*0.95*1e9))
@@ -186,21 +186,33 @@ func (r *random) report(context.Context, *world) error {
 }
 
 // rolling restarts every process in turn, again and again.
-type rolling struct{ stops []time.Duration }
+type rolling struct {
+	rounds int
+	most   time.Duration // that anything may take from when it was due until it arrives; 0: that is only told
+	stops  []time.Duration
+}
 
-const (
-	rollingRounds = 20
-	stopMost      = 2 * time.Second
-)
+// stopMost is how long a process may take to stop in good order, and how late anything may be that its restart held up.
+const stopMost = 2 * time.Second
 
-func theRolling() scenario {
-	r := &rolling{}
-	return scenario{name: "rolling-twenty", what: "twenty rolling restarts of two deliverers and a router", act: r.act, check: r.report,
-		deploy: shortSession(randomly), events: 30_000, rate: 200, long: 60_000, noRepeat: true}
+func theRolling(name string, rounds int) scenario {
+	r := &rolling{rounds: rounds, most: stopMost}
+	s := scenario{name: name, what: fmt.Sprintf("%d rolling restarts of two deliverers and a router", rounds), act: r.act, check: r.report,
+		deploy: shortSession(randomly), events: 1500 * rounds, rate: 200, long: 3000 * rounds, noRepeat: true}
+	if name != "rolling-twenty" {
+		s.from, s.standsFor = formMiddle, "rolling-twenty"
+	}
+	return s
+}
+
+// theRestarts are two of them under five times the load, with the session that is the default: there what was held up takes its time to come through.
+func theRestarts() scenario {
+	r := &rolling{rounds: 2}
+	return scenario{name: "rolling-restart", what: "stop and start each deliverer and the router in turn, twice, under load", act: r.act, check: r.report, noRepeat: true}
 }
 
 func (r *rolling) act(ctx context.Context, w *world) error {
-	for range rollingRounds {
+	for range r.rounds {
 		for _, name := range []string{"deliverer-1", "deliverer-2", "router"} {
 			kind := StopDeliverer
 			if name == "router" {
@@ -219,13 +231,40 @@ func (r *rolling) act(ctx context.Context, w *world) error {
 	return nil
 }
 
-func (r *rolling) report(context.Context, *world) error {
+func (r *rolling) report(_ context.Context, w *world) error {
 	longest, median := rig.Quantile(r.stops, 1), rig.Quantile(r.stops, 0.5)
-	fmt.Printf("      %d stops in %d rounds: median %.2f s, longest %.2f s (goal <= %v)\n", len(r.stops), rollingRounds, median.Seconds(), longest.Seconds(), stopMost)
-	if longest > stopMost {
+	slowest := slices.Max(append(waits(w.ran, time.Time{}), 0))
+	goal := ""
+	if r.most > 0 {
+		goal = fmt.Sprintf(" (goal <= %v)", r.most)
+	}
+	fmt.Printf("      %d stops in %d rounds: median %.2f s, longest %.2f s (goal <= %v); longest wait from due to arrival %.2f s%s\n",
+		len(r.stops), r.rounds, median.Seconds(), longest.Seconds(), stopMost, slowest.Seconds(), goal)
+	switch {
+	case longest > stopMost:
 		return fmt.Errorf("a stop took %v", longest)
+	case r.most > 0 && slowest > r.most:
+		return fmt.Errorf("something came %v after it was due", slowest)
 	}
 	return nil
+}
+
+// waits is how long each delivery took from when it was due until it first arrived, of those that arrived after a moment.
+func waits(r *Run, after time.Time) (all []time.Duration) {
+	for _, requests := range r.Receivers {
+		first := map[int64]bool{}
+		for i := range requests {
+			q := &requests[i]
+			if first[q.Seq] || !q.Good() {
+				continue
+			}
+			first[q.Seq] = true
+			if time.Unix(0, q.At).After(after) {
+				all = append(all, time.Duration(q.At-q.Due))
+			}
+		}
+	}
+	return all
 }
 
 // failover kills one of two deliverers for good, with the session that is the default.
@@ -239,7 +278,7 @@ const (
 func theFailover() scenario {
 	f := &failover{}
 	return scenario{name: "failover", what: "kill -9 one of two deliverers for good: how long does a task wait?", act: f.act, check: f.report,
-		events: 6000, rate: 200}
+		events: 6000, rate: 200, maxDuplicates: mostRepeated, from: formMiddle}
 }
 
 func (f *failover) act(ctx context.Context, w *world) error {
@@ -254,25 +293,13 @@ func (f *failover) act(ctx context.Context, w *world) error {
 // waited out until its deadline; here every receiver answers at once, and a request that had been written has arrived, so there is none to excuse.
 func (f *failover) report(_ context.Context, w *world) error {
 	longest, over, moved := time.Duration(0), 0, 0
-	for _, requests := range w.ran.Receivers {
-		first := map[int64]bool{}
-		for i := range requests {
-			q := &requests[i]
-			if first[q.Seq] || !q.Good() {
-				continue
-			}
-			first[q.Seq] = true
-			if time.Unix(0, q.At).Before(f.killed) {
-				continue
-			}
-			late := time.Duration(q.At - q.Due)
-			longest = max(longest, late)
-			if late > time.Second {
-				moved++
-			}
-			if late > failoverMost {
-				over++
-			}
+	for _, late := range waits(w.ran, f.killed) {
+		longest = max(longest, late)
+		if late > time.Second {
+			moved++
+		}
+		if late > failoverMost {
+			over++
 		}
 	}
 	fmt.Printf("      longest wait from due to arrival after the kill: %.2f s (goal <= %v); %d waited longer than a second, %d longer than the goal\n",

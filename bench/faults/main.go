@@ -4,7 +4,10 @@
 //	go run ./bench/faults                  every scenario
 //	go run ./bench/faults -only redis-stop one of them
 //	go run ./bench/faults -short           the part that CI runs
+//	go run ./bench/faults -middle          the part that `make prove` runs
 //	go run ./bench/faults -long            the sizes that the published figures stand on
+//
+// Each scenario ends as ok, FAIL, or SKIP where this machine does not allow it; the last line adds up all of them.
 package main
 
 import (
@@ -33,11 +36,20 @@ func main() {
 	flag.Float64Var(&r.rate, "rate", 1000, "events a second")
 	flag.Uint64Var(&r.seed, "seed", uint64(time.Now().Unix()), "of all that is random; printed with each verdict")
 	flag.StringVar(&r.dir, "dir", "", "work in this directory and keep everything (default: a temporary one)")
-	flag.BoolVar(&r.short, "short", false, "only the scenarios of the short form")
-	flag.BoolVar(&r.long, "long", false, "the sizes of the long form")
+	short := flag.Bool("short", false, "only the scenarios of the short form")
+	middle := flag.Bool("middle", false, "only the scenarios of the middle form: the short one, and one of each kind")
+	long := flag.Bool("long", false, "the sizes of the long form")
 	flag.StringVar(&r.cells, "cells", "", "of the scenario points, only the cells whose text holds this (\"flush.marks:after:kill\")")
 	farm := flag.Bool("farm", false, "be the farm of receivers (started by the rig itself)")
 	flag.Parse()
+	switch {
+	case *short:
+		r.form = formShort
+	case *middle:
+		r.form = formMiddle
+	case *long:
+		r.form = formLong
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if *farm {
@@ -61,14 +73,7 @@ func main() {
 // all runs what is wanted, those of the same brokers after each other, and says whether every promise held.
 func (r *runner) all(ctx context.Context, only string) bool {
 	defer r.close()
-	var wanted []scenario
-	for _, s := range allScenarios() {
-		if (only == "" || slices.Contains(strings.Split(only, ","), s.name)) && (!r.short || s.short) {
-			wanted = append(wanted, s)
-		}
-	}
-	failed := 0
-	for len(wanted) > 0 && ctx.Err() == nil {
+	for wanted := choose(only, r.form); len(wanted) > 0 && ctx.Err() == nil; {
 		first := wanted[0].config(r.dir)
 		var later []scenario
 		for _, s := range wanted {
@@ -76,16 +81,44 @@ func (r *runner) all(ctx context.Context, only string) bool {
 				later = append(later, s)
 				continue
 			}
-			if err := r.run(ctx, &s); err != nil {
-				if failed++; !errors.Is(err, errBroken) { // that one has printed its verdict
-					fmt.Printf("FAIL  %-16s %v (seed %d)\n", s.name, err, r.seed)
-				}
-			}
+			r.one(ctx, &s)
 		}
 		wanted = later
 	}
-	if failed > 0 {
-		fmt.Printf("%d of the scenarios broke a promise\n", failed)
+	return r.conclude(only == "") && ctx.Err() == nil
+}
+
+// one runs a scenario, if this machine lets it.
+func (r *runner) one(ctx context.Context, s *scenario) {
+	if s.unable != nil {
+		if why := s.unable(ctx); why != "" {
+			fmt.Printf("SKIP  %-16s %s\n", s.name, why)
+			r.sum.skipped = append(r.sum.skipped, s.name)
+			return
+		}
 	}
-	return failed == 0 && ctx.Err() == nil
+	r.sum.ran++
+	if err := r.run(ctx, s); err != nil {
+		if r.sum.failed++; !errors.Is(err, errBroken) { // that one has printed its verdict
+			fmt.Printf("FAIL  %-16s %v (seed %d)\n", s.name, err, r.seed)
+		}
+	}
+}
+
+// conclude adds up all that ran. Only a whole form is held against what a form must show.
+func (r *runner) conclude(whole bool) bool {
+	ok := r.sum.failed == 0
+	fmt.Printf("\n%d scenarios: %d broke a promise, %d skipped", r.sum.ran+len(r.sum.skipped), r.sum.failed, len(r.sum.skipped))
+	if len(r.sum.skipped) > 0 {
+		fmt.Printf(" (%s)", strings.Join(r.sum.skipped, ", "))
+	}
+	fmt.Println()
+	if whole {
+		for _, text := range r.sum.missed(r.form) {
+			ok = false
+			fmt.Println("FAIL  together:", text)
+		}
+	}
+	fmt.Printf("total %s (seed %d)\n", &r.sum, r.seed)
+	return ok
 }

@@ -19,20 +19,20 @@ import (
 // failure, and so is whatever is lost or comes twice without a carrier's death to explain it.
 
 var pointScenarios = []scenario{
-	{name: "points", what: "each named point of the code, before and after its step", alone: runPoints, short: true},
+	{name: "points", what: "each named point of the code, before and after its step", alone: runPoints, enumerated: true, from: formShort},
 }
 
 // pointWorlds is how many cells run side by side: most of each is waiting for a group to miss a member.
 const pointWorlds = 6
 
-// pointCells is what the command line asks for: kills in the usual form, everything in the long one, each point killed once in the short one.
-func pointCells(short, long bool, rng *rand.Rand) (out []pointCell) {
+// pointCells is what the command line asks for: kills in the usual form, everything in the long one, each point killed once in the smaller ones.
+func pointCells(f form, rng *rand.Rand) (out []pointCell) {
 	for _, c := range fault.Matrix() {
 		for i, e := range errands[c.Point] {
 			switch {
-			case c.Kind != fault.Kill && !long:
+			case c.Kind != fault.Kill && f != formLong:
 				continue
-			case short && (i > 0 || (c.Side == fault.SideAfter) != (int(c.Point)%2 == 0)):
+			case f <= formMiddle && (i > 0 || (c.Side == fault.SideAfter) != (int(c.Point)%2 == 0)):
 				continue
 			}
 			out = append(out, pointCell{c, e, 1 + rng.IntN(max(1, e.spread))})
@@ -68,7 +68,7 @@ func runPoints(ctx context.Context, r *runner, s *scenario) error {
 		return err
 	}
 	defer shared.registry.ln.Close()
-	all := pointCells(r.short, r.long, rand.New(rand.NewPCG(r.seed, 2)))
+	all := pointCells(r.form, rand.New(rand.NewPCG(r.seed, 2)))
 	if r.cells != "" {
 		var some []pointCell
 		for _, c := range all {
@@ -86,9 +86,10 @@ func runPoints(ctx context.Context, r *runner, s *scenario) error {
 	text := fmt.Sprintf("%d of %d cells reached (%d kills, %d stalls, %d errors) at %d points, deliveries %d, duplicates %d, broken %d (%.0f s, seed %d)",
 		b.kinds[fault.Kill]+b.kinds[fault.Stall]+b.kinds[fault.Fail], len(all), b.kinds[fault.Kill], b.kinds[fault.Stall], b.kinds[fault.Fail],
 		len(fault.Points), pointDeliveries.Load(), pointDuplicates.Load(), len(b.broken), time.Since(began).Seconds(), r.seed)
+	b.sum(&r.sum)
 	if len(b.broken) > 0 || ctx.Err() != nil {
 		fmt.Printf("FAIL  %-16s %s\n", s.name, text)
-		return errors.Join(errors.New("see above"), ctx.Err())
+		return errors.Join(errBroken, ctx.Err())
 	}
 	fmt.Printf("ok    %-16s %s: %s\n", s.name, s.what, text)
 	return nil
@@ -130,6 +131,15 @@ func (b *pointBook) through(ctx context.Context, shared *pointRig, all []pointCe
 		})
 	}
 	worlds.Wait()
+}
+
+// sum enters what all cells came to.
+func (b *pointBook) sum(t *tally) {
+	t.kills += b.kinds[fault.Kill]
+	t.enumerated += b.kinds[fault.Kill]
+	t.places.deliveries += int(pointDeliveries.Load())
+	t.places.duplicates += int(pointDuplicates.Load())
+	t.places.lost += int(pointLost.Load())
 }
 
 func (b *pointBook) take(all []pointCell) *pointCell {

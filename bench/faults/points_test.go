@@ -28,25 +28,25 @@ func TestEveryPointHasItsErrand(t *testing.T) {
 // The forms hold what they say: the long one each cell of the matrix, the usual one each kill, the short one each point once.
 func TestTheFormsOfTheMatrix(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
-	count := func(short, long bool) (cells map[fault.Cell]bool, points map[fault.Point]int) {
+	count := func(f form) (cells map[fault.Cell]bool, points map[fault.Point]int) {
 		cells, points = map[fault.Cell]bool{}, map[fault.Point]int{}
-		for _, c := range pointCells(short, long, rng) {
+		for _, c := range pointCells(f, rng) {
 			cells[c.Cell] = true
 			points[c.Point]++
 		}
 		return cells, points
 	}
-	all, _ := count(false, true)
+	all, _ := count(formLong)
 	for _, c := range fault.Matrix() {
 		if !all[c] {
 			t.Errorf("the long form leaves out %v", c)
 		}
 	}
-	kills, _ := count(false, false)
+	kills, _ := count(formUsual)
 	if len(kills) != 2*len(fault.Points) {
 		t.Errorf("%d kills, want both sides of %d points", len(kills), len(fault.Points))
 	}
-	short, points := count(true, false)
+	short, points := count(formShort)
 	if len(short) != len(fault.Points) || len(points) != len(fault.Points) {
 		t.Errorf("the short form has %d cells of %d points, want %d", len(short), len(points), len(fault.Points))
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -386,11 +388,17 @@ func (r *pointRun) missing() (out []string) {
 func (r *pointRun) judge() error {
 	var errs []error
 	for _, m := range r.missing() {
+		pointLost.Add(1)
 		errs = append(errs, errors.New("lost: "+m))
 	}
 	got, strange := r.deliveries()
 	for _, s := range strange {
 		errs = append(errs, errors.New(s))
+	}
+	for _, role := range slices.Sorted(maps.Keys(r.procs)) { // a carrier that was killed has a successor in its place
+		if c, yes := r.procs[role].Crashed(); yes {
+			errs = append(errs, fmt.Errorf("crash: %s", c))
+		}
 	}
 	for kind, events := range got {
 		for e, list := range events {
@@ -418,4 +426,4 @@ func (r *pointRun) explained(first delivery) bool {
 }
 
 // counted over all cells
-var pointDeliveries, pointDuplicates atomic.Int64
+var pointDeliveries, pointDuplicates, pointLost atomic.Int64

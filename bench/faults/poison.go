@@ -419,7 +419,7 @@ func otherSchema(d *draft) {
 
 var poisonScenario = scenario{
 	name: "poison", what: fmt.Sprintf("3 records of poison in 100 events, of %d kinds", len(poisons)), act: poisonAct,
-	deploy: withRegistry, rate: 700, long: 1_000_000, rest: patience, noRepeat: true, short: true,
+	deploy: withRegistry, rate: 700, long: 1_000_000, rest: patience, noRepeat: true, from: formShort,
 }
 
 // poisoned is one record that was written, and what must become of it.
@@ -461,7 +461,7 @@ func poisonAct(ctx context.Context, w *world) error {
 	}
 	total := time.Duration(float64(w.events) / w.rate * 1e9)
 	amount := 600
-	if w.long {
+	if w.form == formLong {
 		amount = 10_000
 	}
 	list, err := p.makeAll(amount)
@@ -500,13 +500,17 @@ func (p *poisonRun) subscribe(ctx context.Context) error {
 	return nil
 }
 
-// makeAll makes so many records: every kind once, then again and again; heavy ones twice at most.
+// makeAll makes so many records: every kind once, then again and again; heavy ones twice at most, five times in the long form.
 func (p *poisonRun) makeAll(amount int) ([]*draft, error) {
 	var list []*draft
+	heavy := 2
+	if p.w.form == formLong {
+		heavy = 5
+	}
 	for n := 0; len(list) < amount; n++ {
 		for i := range poisons {
 			k := &poisons[i]
-			if k.heavy && n > 1 || len(list) == amount {
+			if k.heavy && n >= heavy || len(list) == amount {
 				continue
 			}
 			id := fmt.Sprintf("%s-%d-%d", p.company, i, n)
@@ -631,7 +635,7 @@ func (p *poisonRun) compare(ctx context.Context, kept map[string][]router.Undeco
 	if len(wrong) > 0 {
 		return errors.New("poison: see above")
 	}
-	if p.w.long && float64(during) > 1.2*float64(before) { // over a minute the figure says more about the machine
+	if p.w.form == formLong && float64(during) > 1.2*float64(before) { // over a minute the figure says more about the machine
 		return errors.New("poison: the good events are late")
 	}
 	return nil

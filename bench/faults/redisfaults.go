@@ -19,16 +19,17 @@ const healed = 10 * time.Second
 const patience = 3 * time.Minute
 
 var redisScenarios = []scenario{
-	{name: "redis-flush-5s", what: "FLUSHALL every 5 s, six times", act: each(6, 5*time.Second, RedisLost, flushAll), flow: 34 * time.Second, rest: patience, noRepeat: true},
-	{name: "redis-kill", what: "Redis killed and started empty 1 s later, five times", act: each(5, 4*time.Second, RedisLost, killRedis), flow: 34 * time.Second, rest: patience, noRepeat: true},
-	{name: "redis-freeze", what: "Redis stopped (SIGSTOP) for 2 s and continued, five times", act: each(5, 4*time.Second, Other, freezeRedis), flow: 36 * time.Second, rest: patience, noRepeat: true},
-	{name: "redis-slow", what: "Redis slow to answer: 20, 40, 60, 200 and 1,500 ms, 3 s each", act: slowRedis, flow: 36 * time.Second, rest: patience, noRepeat: true},
-	{name: "redis-full", what: "Redis out of memory without eviction, five times for 2 s", act: each(5, 4*time.Second, Other, fillRedis), flow: 36 * time.Second, rest: patience, noRepeat: true},
+	{name: "redis-flush-5s", what: "FLUSHALL every 5 s, six times", act: each(6, 5*time.Second, RedisLost, flushAll), flow: 34 * time.Second, rest: patience, noRepeat: true, check: lateAfterHealing(6)},
+	{name: "redis-kill", what: "Redis killed and started empty 1 s later, five times", act: each(5, 4*time.Second, RedisLost, killRedis), flow: 34 * time.Second, rest: patience, noRepeat: true, check: lateAfterHealing(5)},
+	{name: "redis-freeze", what: "Redis stopped (SIGSTOP) for 2 s and continued, five times", act: each(5, 4*time.Second, Dependency, freezeRedis), flow: 36 * time.Second, rest: patience, noRepeat: true, check: lateAfterHealing(5)},
+	{name: "redis-slow", what: "Redis slow to answer: 20, 40, 60, 200 and 1,500 ms, 3 s each", act: slowRedis, flow: 36 * time.Second, longer: 160 * time.Second, long: 40_000,
+		rest: patience, noRepeat: true, check: lateAfterHealing(5)},
+	{name: "redis-full", what: "Redis out of memory without eviction, five times for 2 s", act: each(5, 4*time.Second, Dependency, fillRedis), flow: 36 * time.Second, rest: patience, noRepeat: true, check: lateAfterHealing(5)},
 	{name: "redis-types", what: "all our keys in Redis overwritten with strings and lists, six times; nobody mends them", act: each(6, 5*time.Second, RedisLost, retypeRedis),
-		flow: 36 * time.Second, rest: patience, noRepeat: true},
+		flow: 36 * time.Second, rest: patience, noRepeat: true, check: lateAfterHealing(6)},
 	{name: "redis-mix", what: "one after the other, without a pause: flushed, wrong types, stopped, full, slow, killed", act: mixRedis, events: 6000, flow: 12 * time.Second,
-		rest: patience, noRepeat: true, short: true},
-	{name: "redis-gone", what: "Redis flushed every 5 s, then gone: throughput against that before", act: redisGone, events: 100, rate: 100, rest: patience, noRepeat: true},
+		rest: patience, noRepeat: true, from: formShort, standsFor: "redis-kill", check: lateAfterHealing(7)},
+	{name: "redis-gone", what: "Redis flushed every 5 s, then gone: throughput against that before", act: redisGone, events: 100, rate: 100, rest: patience, noRepeat: true, from: formMiddle},
 }
 
 // each does a fault n times with a rest after each, in which the marks must come back.
@@ -115,12 +116,18 @@ func freezeRedis(ctx context.Context, w *world) error {
 
 // slowRedis makes every answer late, around the 50 ms that a batch waits for its marks: pauses of all clients, one after the other.
 func slowRedis(ctx context.Context, w *world) error {
-	for _, late := range []int{20, 40, 60, 200, 1500} {
-		if err := w.fault(Other, func() error { return slowFor(ctx, w, late, 3*time.Second) }); err != nil {
-			return err
-		}
-		if err := marksAreBack(ctx, w); err != nil {
-			return fmt.Errorf("late by %d ms: %w", late, err)
+	rounds := 1
+	if w.form == formLong {
+		rounds = 5
+	}
+	for range rounds {
+		for _, late := range []int{20, 40, 60, 200, 1500} {
+			if err := w.fault(Dependency, func() error { return slowFor(ctx, w, late, 3*time.Second) }); err != nil {
+				return err
+			}
+			if err := marksAreBack(ctx, w); err != nil {
+				return fmt.Errorf("late by %d ms: %w", late, err)
+			}
 		}
 	}
 	return nil
@@ -165,8 +172,8 @@ func mixRedis(ctx context.Context, w *world) error {
 		kind FaultKind
 		do   func(context.Context, *world) error
 	}{
-		{RedisLost, flushAll}, {RedisLost, retypeRedis}, {Other, freezeRedis}, {Other, fillRedis},
-		{Other, func(ctx context.Context, w *world) error { return slowFor(ctx, w, 60, time.Second) }}, {RedisLost, killRedis}, {RedisLost, retypeRedis},
+		{RedisLost, flushAll}, {RedisLost, retypeRedis}, {Dependency, freezeRedis}, {Dependency, fillRedis},
+		{Dependency, func(ctx context.Context, w *world) error { return slowFor(ctx, w, 60, time.Second) }}, {RedisLost, killRedis}, {RedisLost, retypeRedis},
 	}
 	for _, f := range faults {
 		if err := pause(ctx, 500*time.Millisecond); err != nil {
@@ -183,7 +190,7 @@ func mixRedis(ctx context.Context, w *world) error {
 // has companies and receivers of its own, whose ledger it checks itself.
 func redisGone(ctx context.Context, w *world) error {
 	d, window, fan := 8*time.Second, 2000, 5
-	if w.long {
+	if w.form == formLong {
 		d = time.Minute
 	}
 	var names []string
@@ -228,7 +235,7 @@ func redisGone(ctx context.Context, w *world) error {
 	err = w.fault(RedisLost, func() (err error) {
 		w.d.Redis.Kill()
 		gone := d
-		if w.long {
+		if w.form == formLong {
 			gone = 5 * time.Minute
 		}
 		without, err = measure(gone)

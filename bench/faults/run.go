@@ -38,13 +38,18 @@ type scenario struct {
 	events int           // instead of -events
 	rate   float64       // instead of -rate
 	flow   time.Duration // spread the events over this time instead of a rate
-	long   int           // events in the long form (-long); 0: as in the usual one
+	long   int           // events in the long form; 0: as in the usual one
+	longer time.Duration // in place of flow in the long form; 0: as in the usual one
 	rest   time.Duration // allowed for all that is owed to arrive after the last event; 0: one minute
-	short  bool          // part of the short form (-short), which CI runs
+
+	from       form                             // the smallest form that it is part of; 0: the usual one
+	standsFor  string                           // it is the small form of that scenario, and left out where that one runs
+	enumerated bool                             // its kills are at places that a list has named
+	unable     func(ctx context.Context) string // why it cannot run on this machine; "": it can
 
 	noRepeat      bool    // not one duplicate is allowed
 	maxDuplicates float64 // share of the deliveries that may come twice, explained; 0: no bound but that of noRepeat
-	compareP99    bool    // the p99 of the 40 s with the fault in it must stay within 1.2 times that of the 30 s before
+	compareP99    bool    // of no receiver may the p99 of the 40 s with the fault in it be over 1.2 times that of the 30 s before
 }
 
 // config is the deployment that a scenario asks for.
@@ -61,8 +66,7 @@ type world struct {
 	d         *rig.Deployment
 	seed      uint64
 	rng       *rand.Rand // of the scenario's own goroutine
-	short     bool
-	long      bool
+	form      form
 	companies []string
 	events    int
 	rate      float64
@@ -73,7 +77,8 @@ type world struct {
 	faults []Fault
 	from   time.Time // what compareP99 compares
 	to     time.Time
-	ran    *Run // the ledgers, for scenario.check
+	moves  []time.Time // when members came and went meanwhile
+	ran    *Run        // the ledgers, for scenario.check
 }
 
 // fault does something to the system and logs when it began and ended. It may be called from several goroutines.
@@ -119,12 +124,12 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // options is what the command line asked for.
 type options struct {
-	dir         string
-	events      int
-	rate        float64
-	seed        uint64
-	short, long bool
-	cells       string // of the scenario points: only those whose text holds this
+	dir    string
+	events int
+	rate   float64
+	seed   uint64
+	form   form
+	cells  string // of the scenario points: only those whose text holds this
 }
 
 // runner runs scenarios one after the other and keeps the brokers from one to the next while they ask for the same.
@@ -133,6 +138,7 @@ type runner struct {
 	d    *rig.Deployment
 	have rig.DeployConfig
 	runs int
+	sum  tally
 }
 
 func (r *runner) close() {
@@ -212,7 +218,7 @@ func (r *runner) run(ctx context.Context, s *scenario) (err error) {
 	}
 	began := time.Now()
 	r.runs++
-	w := &world{seed: r.seed, rng: rand.New(rand.NewPCG(r.seed, 1)), short: r.short, long: r.long, events: r.options.events, rate: r.options.rate}
+	w := &world{seed: r.seed, rng: rand.New(rand.NewPCG(r.seed, 1)), form: r.form, events: r.options.events, rate: r.options.rate}
 	w.size(s)
 	if w.d, err = r.deployment(ctx, s.config(r.dir)); err != nil {
 		return err
@@ -247,6 +253,7 @@ func (r *runner) run(ctx context.Context, s *scenario) (err error) {
 		return err
 	}
 	f := Check(w.ran)
+	r.sum.add(s, f, w.ran.Faults)
 	if err := s.verdict(f, w, time.Since(began)); err != nil {
 		return err
 	}
@@ -385,7 +392,7 @@ func (g *stage) evidence(ctx context.Context) (*Run, error) {
 	}
 	w.mu.Lock()
 	run := &Run{Owed: g.owed, Receivers: map[string][]rig.Request{}, Faults: slices.Clone(w.faults), Paths: map[string]string{}, Lease: leaseOf(w.d.Settings()),
-		Before: g.had, After: w.d.Resources(), Topics: topics}
+		Before: g.had, After: w.d.Resources(), Topics: topics, Crashes: w.d.Crashes()}
 	w.mu.Unlock()
 	if run.First, run.Events, err = rig.ReadSent(filepath.Join(w.dir, "publisher.ledger")); err != nil {
 		return nil, err
@@ -445,14 +452,18 @@ func (w *world) size(s *scenario) {
 	if s.events > 0 {
 		w.events = s.events
 	}
-	if w.long && s.long > 0 {
+	if w.form == formLong && s.long > 0 {
 		w.events = s.long
 	}
 	if s.rate > 0 {
 		w.rate = s.rate
 	}
-	if s.flow > 0 {
-		w.rate = float64(w.events) / s.flow.Seconds()
+	flow := s.flow
+	if w.form == formLong && s.longer > 0 {
+		flow = s.longer
+	}
+	if flow > 0 {
+		w.rate = float64(w.events) / flow.Seconds()
 	}
 }
 

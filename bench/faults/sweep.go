@@ -25,7 +25,7 @@ var sweepScenarios = []scenario{theSweep()}
 func theSweep() scenario {
 	s := &sweep{began: make(chan struct{}), measured: make(chan struct{}), over: make(chan struct{})}
 	return scenario{name: "sweep", what: "kill -9 router and deliverer at their n-th write to a socket, n swept", deploy: shortSession(time.Second),
-		paths: mixedPaths, act: s.act, publish: s.publish, check: s.report, rest: 3 * time.Minute, short: true}
+		paths: mixedPaths, act: s.act, publish: s.publish, check: s.report, rest: 3 * time.Minute, enumerated: true, from: formShort}
 }
 
 // shortSession lets a group miss a dead member soon: a rig that kills each second would measure little but waiting otherwise.
@@ -126,7 +126,7 @@ func (s *sweep) act(ctx context.Context, w *world) error {
 		return err
 	}
 	n := sweepShort
-	if w.long {
+	if w.form == formLong {
 		n = sweepLong
 	}
 	routers := sweepPlaces(s.total["router"], n/2, w.rng)
@@ -233,7 +233,7 @@ func (s *sweep) report(_ context.Context, w *world) error {
 		fmt.Printf("      %s: %d kills at %d places of the %d writes of a life (%s)\n", name, len(s.kills[name]), len(distinct), s.total[name], strings.Join(text, ", "))
 	}
 	want := 40
-	if w.long {
+	if w.form == formLong {
 		want = 300
 	}
 	if places < want {

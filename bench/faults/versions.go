@@ -22,7 +22,7 @@ const olderRelease = "116e1486593287dc2e23b6e175c1db4e97fdca45"
 
 var versionsScenario = scenario{
 	name: "versions", what: "an older binary and this one in one group: rolled back and upgraded process by process, twice", act: rollVersions,
-	flow: 75 * time.Second, rest: patience, noRepeat: true,
+	flow: 75 * time.Second, rest: patience, noRepeat: true, unable: func(ctx context.Context) string { _, _, why := olderCommit(ctx); return why },
 }
 
 // rollVersions replaces one process after the other: this binary by the older one, and back, so that most of the time both are at work.
@@ -30,10 +30,6 @@ func rollVersions(ctx context.Context, w *world) error {
 	old, note, err := buildOlder(ctx, w.d.Dir)
 	if err != nil {
 		return err
-	}
-	if old == "" {
-		fmt.Println("      versions: SKIPPED: " + note)
-		return nil
 	}
 	fmt.Println("      versions: beside " + note)
 	for range 2 {
@@ -77,32 +73,41 @@ func withBinary(w *world, file string, f func() error) error {
 	return errors.Join(err, os.Rename(own+".this", own)) // replaces the link
 }
 
-// buildOlder builds the older release out of the history. Where the history is cut off, it takes the oldest commit that is there; where that is this
-// one, there is nothing to build, and the note says so.
-func buildOlder(ctx context.Context, dir string) (file, note string, err error) {
-	git := func(args ...string) (string, error) {
-		out, err := exec.CommandContext(ctx, "git", args...).Output()
-		return strings.TrimSpace(string(out)), err
+// olderCommit is what to build beside this one. Where the history is cut off, it takes the oldest commit that is there; where that is this one, or there is
+// no history, it says so.
+func olderCommit(ctx context.Context) (commit, note, why string) {
+	if _, err := git(ctx, "cat-file", "-e", olderRelease+"^{commit}"); err == nil {
+		return olderRelease, "commit " + olderRelease[:10], ""
 	}
-	commit, note := olderRelease, "commit "+olderRelease[:10]
-	if _, err := git("cat-file", "-e", commit+"^{commit}"); err != nil {
-		all, err := git("rev-list", "HEAD")
-		if err != nil {
-			return "", "there is no history: " + err.Error(), nil
-		}
-		list := strings.Fields(all)
-		commit = list[len(list)-1]
-		note = "commit " + commit[:10] + ", the oldest that this clone has"
-		if len(list) == 1 {
-			return "", "this clone has no older commit", nil
-		}
+	all, err := git(ctx, "rev-list", "HEAD")
+	list := strings.Fields(all)
+	switch {
+	case err != nil:
+		return "", "", "there is no history: " + err.Error()
+	case len(list) == 1:
+		return "", "", "this clone has no older commit"
+	}
+	commit = list[len(list)-1]
+	return commit, "commit " + commit[:10] + ", the oldest that this clone has", ""
+}
+
+func git(ctx context.Context, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, "git", args...).Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+// buildOlder builds the older release out of the history.
+func buildOlder(ctx context.Context, dir string) (file, note string, err error) {
+	commit, note, why := olderCommit(ctx)
+	if why != "" {
+		return "", "", errors.New(why)
 	}
 	src := filepath.Join(dir, "older")
 	if err := os.MkdirAll(src, 0o700); err != nil {
 		return "", "", err
 	}
 	file = filepath.Join(dir, "hookferry-older")
-	top, err := git("rev-parse", "--show-toplevel")
+	top, err := git(ctx, "rev-parse", "--show-toplevel")
 	if err != nil {
 		return "", "", err
 	}
@@ -115,7 +120,7 @@ func buildOlder(ctx context.Context, dir string) (file, note string, err error) 
 
 var descriptorsScenario = scenario{
 	name: "descriptors", what: "no descriptor left for 3 s, five times for each deliverer and five times for the router", act: exhaustDescriptors,
-	flow: 100 * time.Second, rest: patience, noRepeat: true, deploy: editsScenario.deploy,
+	flow: 100 * time.Second, rest: patience, noRepeat: true, deploy: editsScenario.deploy, check: lateAfterHealing(10),
 }
 
 // exhaustDescriptors sets the limit of a running process to what it has open, so that every new connection fails, and raises it again. The post's receiver

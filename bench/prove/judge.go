@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 )
 
@@ -20,9 +21,11 @@ type command struct {
 type claim struct {
 	promise string // word for word as in the README's table
 	command string
+	what    string   // what the figure counts, where the promise does not say
 	tests   []string // names in the output of `go test -v`; each must have passed
 	figure  string   // a regular expression with one group, a number
 	goal    string   // "= 0", "<= 1.2", ">= 50": the worst of the figures must keep it
+	whole   bool     // not part of the short form
 	missed  string   // the goal is known to be missed, and where that is told
 }
 
@@ -44,15 +47,15 @@ type state string
 const (
 	held     state = "held"
 	broken   state = "NOT HELD"
-	unproven state = "not run" // its command is not part of the short form
+	unproven state = "not run" // it is not part of the short form
 	told     state = "missed"  // and told
 )
 
-func judge(claims []claim, results map[string]*result) []row {
+func judge(claims []claim, results map[string]*result, short bool) []row {
 	rows := make([]row, 0, len(claims))
 	for _, c := range claims {
 		r := row{claim: c, state: unproven}
-		if res := results[c.command]; res != nil {
+		if res := results[c.command]; res != nil && !(short && c.whole) {
 			r.found, r.state = c.look(res)
 		}
 		rows = append(rows, r)
@@ -131,19 +134,58 @@ func split(goal string) (op string, limit float64) {
 	return op, limit
 }
 
-func printTable(w io.Writer, rows []row) {
+// printTable prints one row a claim: promise, figure, goal, command, held or not. Behind it stands what its commands could not run on this machine.
+func printTable(w io.Writer, rows []row, results map[string]*result) {
+	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(tw, "\nPROMISE\tFIGURE\tGOAL\tCOMMAND\t")
+	before := ""
+	for _, r := range rows {
+		for i, line := range wrapped(r.promise, promiseWidth) {
+			if r.promise == before {
+				line = "  as above"
+			}
+			switch {
+			case i == 0:
+				goal := r.goal
+				if r.tests != nil {
+					goal = "all pass"
+				}
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", line, strings.TrimSpace(r.what+" "+or(r.found, "-")), goal, r.command, r.state)
+			case r.promise != before:
+				fmt.Fprintf(tw, "%s\t\t\t\t\n", line)
+			}
+		}
+		before = r.promise
+	}
+	tw.Flush()
 	fmt.Fprintln(w)
 	for _, r := range rows {
-		goal := r.goal
-		if r.tests != nil {
-			goal = "all pass"
-		}
-		fmt.Fprintf(w, "%-8s  %s\n          %s (goal %s), by %s\n", r.state, r.promise, or(r.found, "-"), goal, r.command)
 		if r.state == told {
-			fmt.Fprintf(w, "          %s\n", r.missed)
+			fmt.Fprintf(w, "missed: %s: %s\n", r.what, r.missed)
 		}
 	}
-	fmt.Fprintln(w)
+	for _, c := range commands {
+		if res := results[c.name]; res != nil {
+			for _, m := range regexp.MustCompile(`(?m)^SKIP +(.*)$`).FindAllStringSubmatch(res.out, -1) {
+				fmt.Fprintf(w, "%s: %s, %s\n", unproven, c.name, m[1])
+			}
+		}
+	}
+}
+
+// promiseWidth is that of the table's first column, in letters; a longer promise takes more lines.
+const promiseWidth = 60
+
+// wrapped breaks a text between words.
+func wrapped(text string, width int) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && len(line)+1+len(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimSpace(line + " " + word)
+	}
+	return append(lines, line)
 }
 
 func or(a, b string) string {
@@ -153,8 +195,8 @@ func or(a, b string) string {
 	return a
 }
 
-// verdict is an error if a promise was not held, or a command failed.
-func verdict(rows []row, results map[string]*result) error {
+// verdict is an error if a promise was not held, a command failed, or all took longer than it may.
+func verdict(rows []row, results map[string]*result, took, budget time.Duration) error {
 	var errs []error
 	count := map[state]int{}
 	for _, r := range rows {
@@ -167,6 +209,9 @@ func verdict(rows []row, results map[string]*result) error {
 		if r := results[c.name]; r != nil && r.exit != 0 {
 			errs = append(errs, fmt.Errorf("%s failed (exit %d)", c.name, r.exit))
 		}
+	}
+	if budget > 0 && took > budget {
+		errs = append(errs, fmt.Errorf("it took %v, and may take %v", took.Round(time.Second), budget))
 	}
 	return errors.Join(errs...)
 }

@@ -62,8 +62,10 @@ type Deployment struct {
 	Redis    *Redis
 	Farm     *FarmClient
 	Services map[string]*Proc
-	Proxy    *Proxy // nil unless DeployConfig.Proxy
-	Disk     *Disk  // nil unless DeployConfig.Disk
+	began    []*Proc    // all services since StopServices, also those in whose place others have come
+	mu       sync.Mutex // of Services, began and ports: a scenario may start several processes at a time
+	Proxy    *Proxy     // nil unless DeployConfig.Proxy
+	Disk     *Disk      // nil unless DeployConfig.Disk
 
 	client   *kafka.Client
 	front    *kafka.Client // goes the services' way: who makes subscriptions sees the clock that they see
@@ -251,6 +253,19 @@ func (d *Deployment) StopServices() {
 	}
 	wg.Wait()
 	clear(d.Services)
+	d.began = nil
+}
+
+// Crashes are the routers and deliverers that have ended by themselves since StopServices.
+func (d *Deployment) Crashes() (all []Crash) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.began {
+		if c, yes := p.Crashed(); yes {
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 // Subscribe makes all the subscriptions side by side, tells the farm their secrets, and returns when each is live: what is published from now on is owed.
@@ -324,15 +339,12 @@ func (d *Deployment) StartDeliverer(ctx context.Context, name string) error {
 }
 
 func (d *Deployment) service(ctx context.Context, name, command string) error {
-	if d.ports[name] == 0 {
-		d.ports[name] = FreePort()
-	}
-	addr := fmt.Sprintf("127.0.0.1:%d", d.ports[name])
+	addr := fmt.Sprintf("127.0.0.1:%d", d.port(name))
 	p, err := Start(d.Dir, name, append([]string{"HOOKFERRY_HOST_LISTEN=" + addr}, d.settings...), d.bin, command, "--config", d.cfg)
 	if err != nil {
 		return err
 	}
-	d.Services[name] = p
+	d.enter(name, p)
 	died := false
 	err = Until(30*time.Second, name+" is ready", func() bool {
 		select {
@@ -357,9 +369,27 @@ func (d *Deployment) service(ctx context.Context, name, command string) error {
 	return errors.Join(err, ctx.Err())
 }
 
+// port is where a service listens, the same one each time.
+func (d *Deployment) port(name string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ports[name] == 0 {
+		d.ports[name] = FreePort()
+	}
+	return d.ports[name]
+}
+
+// enter puts a process in its service's place.
+func (d *Deployment) enter(name string, p *Proc) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.Services[name] = p
+	d.began = append(d.began, p)
+}
+
 // Profile takes the processor profile of a service for so many seconds and writes it to a file.
 func (d *Deployment) Profile(name, file string, seconds int) error {
-	res, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/profile?seconds=%d", d.ports[name], seconds))
+	res, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/profile?seconds=%d", d.port(name), seconds))
 	if err != nil {
 		return err
 	}
@@ -373,7 +403,11 @@ func (d *Deployment) Profile(name, file string, seconds int) error {
 }
 
 // Proc is a service by its name.
-func (d *Deployment) Proc(name string) *Proc { return d.Services[name] }
+func (d *Deployment) Proc(name string) *Proc {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.Services[name]
+}
 
 // CPU used so far, by process.
 func (d *Deployment) CPU() map[string]time.Duration {

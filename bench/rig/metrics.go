@@ -13,7 +13,7 @@ import (
 // it does not know is 0.
 func (d *Deployment) Metric(service, name string) (float64, error) {
 	client := http.Client{Timeout: 2 * time.Second}
-	res, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", d.ports[service]))
+	res, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", d.port(service)))
 	if err != nil {
 		return 0, err
 	}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -24,6 +25,33 @@ type Proc struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error
+
+	asked atomic.Bool // to end
+}
+
+// Crash is a process that ended though nobody had asked it to.
+type Crash struct {
+	Name string
+	How  string // it ended
+	Log  string // the end of it
+}
+
+func (c Crash) String() string {
+	return fmt.Sprintf("%s ended by itself (%s): %s", c.Name, c.How, c.Log)
+}
+
+// Crashed says whether the process has ended by itself.
+func (p *Proc) Crashed() (c Crash, yes bool) {
+	select {
+	case <-p.done:
+	default:
+		return c, false
+	}
+	if p.asked.Load() {
+		return c, false
+	}
+	log, _ := os.ReadFile(p.Log)
+	return Crash{p.Name, fmt.Sprint(p.err), string(log[max(0, len(log)-2000):])}, true
 }
 
 // Start runs a command with its output in dir/NAME.log. It dies with us.
@@ -56,7 +84,16 @@ func (p *Proc) Done() <-chan struct{} { return p.done }
 func (p *Proc) Err() error { return p.err }
 
 // Signal sends a signal; a process that is gone is no error.
-func (p *Proc) Signal(s syscall.Signal) { p.cmd.Process.Signal(s) }
+func (p *Proc) Signal(s syscall.Signal) {
+	select {
+	case <-p.done: // it ended before it was asked
+	default:
+		if s == syscall.SIGKILL || s == syscall.SIGTERM {
+			p.asked.Store(true)
+		}
+	}
+	p.cmd.Process.Signal(s)
+}
 
 // Kill ends the process the hard way and waits for its end.
 func (p *Proc) Kill() {

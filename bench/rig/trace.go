@@ -207,6 +207,7 @@ func (t *Traced) stopped(tid int) {
 // kill ends the process. A system call that it is about to enter is not made: the kernel looks for a deadly signal first.
 func (t *Traced) kill() {
 	t.Killed, t.At = true, time.Now()
+	t.asked.Store(true)
 	syscall.Kill(t.PID(), syscall.SIGKILL)
 }
 
@@ -248,13 +249,10 @@ func sortOfWrite(b []byte) string {
 
 // StartTraced starts a service under a tracer and does not wait until it is ready: it may die before.
 func (d *Deployment) StartTraced(name, command string, at KillAt) (*Traced, error) {
-	if d.ports[name] == 0 {
-		d.ports[name] = FreePort()
-	}
-	env := append([]string{fmt.Sprintf("HOOKFERRY_HOST_LISTEN=127.0.0.1:%d", d.ports[name])}, d.settings...)
+	env := append([]string{fmt.Sprintf("HOOKFERRY_HOST_LISTEN=127.0.0.1:%d", d.port(name))}, d.settings...)
 	t, err := StartTraced(d.Dir, name, env, at, d.bin, command, "--config", d.cfg)
 	if err == nil {
-		d.Services[name] = t.Proc
+		d.enter(name, t.Proc)
 	}
 	return t, err
 }

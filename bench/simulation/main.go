@@ -1,7 +1,7 @@
 // Command simulation runs the whole of Hookferry (routers, deliverers, tiers, Redis, receivers) in one process and in virtual time, on the broker in
 // memory, with a workload and faults that come from a seed, and checks the promises of docs/design.md afterwards. Hours pass in seconds.
 //
-//	go run ./bench/simulation -seeds 500 -parallel 2          about ten minutes on two cores
+//	go run ./bench/simulation -seeds 500 -for 10m             as many as fit ten minutes, 500 at least
 //	go run ./bench/simulation -from 4711 -seeds 1 -history    one seed, with all that happened
 //
 // A seed decides all that can be decided from outside: the plan (plan.go) and every choice that is made on the way (which request is lost, which event comes
@@ -38,6 +38,7 @@ import (
 type options struct {
 	seeds, repeat, parallel int
 	from                    uint64
+	least                   time.Duration
 	limit                   time.Duration
 	history                 bool
 	dir                     string
@@ -49,10 +50,11 @@ const perChild = 8
 func main() {
 	var o options
 	flag.IntVar(&o.seeds, "seeds", 500, "how many seeds to run")
+	flag.DurationVar(&o.least, "for", 0, "go on with further seeds until so much time has passed")
 	flag.Uint64Var(&o.from, "from", 1, "the first seed")
 	flag.IntVar(&o.repeat, "repeat", 1, "run each seed so many times")
 	flag.IntVar(&o.parallel, "parallel", 2, "children at a time")
-	flag.DurationVar(&o.limit, "limit", time.Minute, "processor time that one seed may take; of wall-clock time it may take twenty times as much")
+	flag.DurationVar(&o.limit, "limit", 2*time.Minute, "processor time that one seed may take; of wall-clock time it may take twenty times as much")
 	flag.BoolVar(&o.history, "history", false, "print the history of each seed, not only of those that fail")
 	flag.StringVar(&o.dir, "dir", os.TempDir(), "where the histories of failing seeds are written")
 	flag.Parse()
@@ -79,21 +81,25 @@ func run(o *options) (failed int, err error) {
 		return 0, fmt.Errorf("build the simulation: %w\n%s", err, out)
 	}
 	began := time.Now()
-	work := make(chan uint64)
+	work := make(chan [2]uint64) // from the first seed to behind the last
 	results := make(chan *result)
 	var children sync.WaitGroup
 	for range o.parallel {
 		children.Go(func() {
-			for from := range work {
-				child(o, binary, from, results)
+			for seeds := range work {
+				child(o, binary, seeds[0], seeds[1], results)
 			}
 		})
 	}
 	go func() {
+		end := o.from + uint64(o.seeds)
 		for range o.repeat {
-			for at := 0; at < o.seeds; at += perChild {
-				work <- o.from + uint64(at)
+			for at := o.from; at < end; at += perChild {
+				work <- [2]uint64{at, min(at+perChild, end)}
 			}
+		}
+		for ; time.Since(began) < o.least; end += perChild {
+			work <- [2]uint64{end, end + perChild}
 		}
 		close(work)
 		children.Wait()
@@ -116,8 +122,7 @@ func run(o *options) (failed int, err error) {
 }
 
 // child runs the seeds of one share, and goes on behind one that hung or crashed.
-func child(o *options, binary string, from uint64, results chan<- *result) {
-	end := min(from+perChild, o.from+uint64(o.seeds))
+func child(o *options, binary string, from, end uint64, results chan<- *result) {
 	for from < end {
 		from = share(o, binary, from, end, results)
 	}
@@ -288,8 +293,8 @@ func (s *summary) add(r *result) {
 }
 
 func (s *summary) print(took time.Duration) {
-	fmt.Printf("%d seeds in %v, %.0f virtual hours, %d events, %d tasks owed, %d delivered, %d dead, %d dropped, %d requests, %d duplicates explained, %d answers unheard, "+
-		"%d violations in %d seeds\n", s.seeds, took.Round(time.Second), s.virtual.Hours(), s.events, s.owed, s.deliveries, s.dead, s.dropped, s.requests, s.explained, s.unheard,
+	fmt.Printf("%d seeds in %v, %.0f virtual hours (%.1f a seed), %d events, %d tasks owed, %d delivered, %d dead, %d dropped, %d requests, %d duplicates explained, %d answers unheard, "+
+		"%d violations in %d seeds\n", s.seeds, took.Round(time.Second), s.virtual.Hours(), s.virtual.Hours()/float64(max(1, s.seeds)), s.events, s.owed, s.deliveries, s.dead, s.dropped, s.requests, s.explained, s.unheard,
 		s.violations, s.failed)
 	var list []string
 	for _, k := range slices.Sorted(maps.Keys(s.counts)) {

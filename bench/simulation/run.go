@@ -220,7 +220,7 @@ func (w *world) step(s step) {
 	w.log.add("step %v", s)
 	switch s.What {
 	case "publish":
-		w.running.Go(func() { w.burst(s.N, s.For) })
+		w.running.Go(func() { w.burst(s.N, s.For, s.Text == surely) })
 	case "create":
 		w.running.Go(func() { w.create(s.Sub) })
 	case "edit":

@@ -455,7 +455,7 @@ func (w *world) delete(n int) {
 }
 
 // burst publishes events, spread over a time.
-func (w *world) burst(n int, over time.Duration) {
+func (w *world) burst(n int, over time.Duration, sure bool) {
 	types := schemas.EventTypes()
 	for i := range n {
 		w.mu.Lock()
@@ -463,6 +463,12 @@ func (w *world) burst(n int, over time.Duration) {
 		typ := types[w.rng.IntN(len(types))].Name
 		if w.rng.Float64() < 0.5 {
 			typ = "booking.creation"
+		}
+		if first := &w.plan.Subs[0]; sure {
+			company = first.Company
+			for !wanted(first, typ) {
+				typ = types[w.rng.IntN(len(types))].Name
+			}
 		}
 		w.seq[company+typ]++
 		ev := sandbox.Sample(w.rng, typ, company, w.seq[company+typ])

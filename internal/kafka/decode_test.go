@@ -186,9 +186,15 @@ func answerOf(topic string, partition int32, records []byte) []byte {
 // oneBatch is built for any size: a Records would begin a new batch before the first large value.
 func oneBatch(t testing.TB, codec Codec, base int64, values ...string) []byte {
 	t.Helper()
+	return placed(t, codec, base, func(i int) int64 { return int64(i) }, values...)
+}
+
+// placed is oneBatch with the records' offsets behind the base as they are told.
+func placed(t testing.TB, codec Codec, base int64, delta func(i int) int64, values ...string) []byte {
+	t.Helper()
 	b := make([]byte, batchHead)
 	for i, v := range values {
-		rec := binary.AppendVarint([]byte{0, 0}, int64(i))
+		rec := binary.AppendVarint([]byte{0, 0}, delta(i))
 		rec = append(binary.AppendVarint(rec, 1), 'k')
 		rec = append(binary.AppendVarint(rec, int64(len(v))), v...)
 		rec = append(rec, 0)
@@ -250,6 +256,34 @@ func TestABombIsReadInPieces(t *testing.T) {
 		if took := after.TotalAlloc - before.TotalAlloc; took > 512<<20 {
 			t.Errorf("codec %d took %d MiB", codec, took>>20)
 		}
+	}
+}
+
+// A streamed batch whose offsets go down as well as up, which no broker writes, is read in pieces like any other. The position behind a piece lies behind all that the
+// piece gave out: by the last record's offset it would be set back, and what was read already be read, and routed, again, without an end.
+func TestAPieceOfABrokenBatchNeverPointsBack(t *testing.T) {
+	const n = 40
+	values := []string{"so that a piece ends behind the second of a pair"}
+	for range n - 1 {
+		values = append(values, strings.Repeat("y", 1<<20))
+	}
+	log := append(placed(t, Zstd, 10, func(i int) int64 { return int64(i ^ 1) }, values...), built(t, None, 10+n, "behind")...)
+	given, from, pieces := map[int64]bool{}, int64(10), 0
+	for from < 10+n+1 {
+		rs, next, cut, err := decodeBatches(log, from, nil)
+		if err != nil || cut || next <= from {
+			t.Fatalf("from %d to %d, cut %v: %v", from, next, cut, err)
+		}
+		for _, r := range rs {
+			if r.Offset < from || r.Offset >= next || given[r.Offset] {
+				t.Fatalf("piece %d from %d gives offset %d, again %v, and goes on at %d", pieces, from, r.Offset, given[r.Offset], next)
+			}
+			given[r.Offset] = true
+		}
+		from, pieces = next, pieces+1
+	}
+	if pieces < 2 || !given[10+n] {
+		t.Errorf("%d pieces, and what lies behind the batch is reached: %v", pieces, given[10+n])
 	}
 }
 
