@@ -96,7 +96,7 @@ func (p *pass) event(src *schemas.Source, value []byte, now int64) outcome {
 	if right, p.key = belongs(&p.meta, src.Partition, p.counts[src.Topic], p.key); !right {
 		p.metrics.wrongPartition.WithLabelValues(entity).Inc()
 	}
-	p.subs = p.table.Match(view(p.meta.CompanyID), typ.Name, src.Time, p.subs[:0])
+	p.subs = p.receivers(typ, src.Time, p.subs[:0])
 	if len(p.subs) > 0 {
 		p.render.load(p.lastReader, &p.meta, typ, rest)
 		for _, l := range p.subs {
