@@ -16,6 +16,22 @@ func Addressee(eventType, company, entityID string) string {
 	return entityID
 }
 
+// AppendSnapshot appends the Avro body of a snapshot whose bookings are given encoded, each by AppendAvro: who keeps them so need not read them to pass
+// them on. The bookings of ev itself do not count.
+func AppendSnapshot(dst []byte, ev *RecentReservationsEvent, bookings [][]byte) ([]byte, error) {
+	empty := *ev
+	empty.Data.Bookings, empty.Previous = nil, nil
+	b, err := empty.AppendAvro(dst)
+	if err != nil || len(bookings) == 0 {
+		return b, err
+	}
+	b = appendCount(b[:len(b)-2], len(bookings)) // the list is the last field of data, and behind its end only previous is left, which is null
+	for _, one := range bookings {
+		b = append(b, one...)
+	}
+	return append(b, endBlocks, 0), nil
+}
+
 // AppendAvro appends the record by itself, without a frame, for who keeps many of them. Errors as those of an Event.
 func (v *RecentBooking) AppendAvro(dst []byte) ([]byte, error) {
 	e := eventEncoder{b: dst}

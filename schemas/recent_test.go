@@ -42,6 +42,31 @@ func TestWhoASnapshotIsAddressedTo(t *testing.T) {
 	}
 }
 
+func TestASnapshotOfEncodedBookingsIsTheSameAsOneOfBookings(t *testing.T) {
+	ev := &schemas.RecentReservationsEvent{Meta: schemas.EventMeta{EventID: "e", OccurredAt: time.UnixMilli(1), PublishedAt: time.UnixMilli(1)}, Data: schemas.RecentReservations{CompanyID: "c"}}
+	for n := range 3 {
+		var encoded [][]byte
+		for i := range ev.Data.Bookings {
+			b, err := ev.Data.Bookings[i].AppendAvro(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			encoded = append(encoded, b)
+		}
+		want, err := ev.AppendAvro([]byte("kept"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := schemas.AppendSnapshot([]byte("kept"), ev, encoded); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%d bookings: %x, %v\nwant %x", n, got, err, want)
+		}
+		ev.Data.Bookings = append(ev.Data.Bookings, schemas.RecentBooking{BookingID: "B", ChangedAt: time.UnixMilli(1), OccurredAt: time.UnixMilli(1)})
+	}
+	if b, err := schemas.AppendSnapshot([]byte("kept"), &schemas.RecentReservationsEvent{}, nil); err == nil || string(b) != "kept" {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
 func TestALineOfASnapshotReadsBackAsItWasWritten(t *testing.T) {
 	want := schemas.RecentBooking{BookingID: "B-1", Reference: new("HF-1"), Status: schemas.BookingStatusCancelled, LastEvent: "booking.cancellation",
 		ChangedAt: time.UnixMilli(5).UTC(), OccurredAt: time.UnixMilli(4).UTC(), ChannelKind: schemas.BookingChannelKindOTA, FirstDate: new(schemas.Date(20_000)),
