@@ -89,6 +89,8 @@ func TestEveryCommandEndsWhenKafkaDoesNotAnswer(t *testing.T) {
 		"undecodable list":     {undecodableCommand, "list"},
 		"undecodable reroute":  {undecodableCommand, "reroute --all"},
 		"lag":                  {lagCommand, ""},
+		"recent":               {recentCommand, "--company c"},
+		"recent snapshot":      {recentCommand, "snapshot --company c"},
 		"publish":              {publishCommand, "--sample 1"},
 		"topics check":         {topicsCommand, "check"},
 		"topics create":        {topicsCommand, "create"},
