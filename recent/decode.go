@@ -89,12 +89,8 @@ func (d *decoder) change(ctx context.Context, tp kafka.TP, rec *kafka.Record) (c
 	if err != nil {
 		return ch, false, reasonOf(err), nil
 	}
-	line, err := d.lines.lineOf(m, typ.Name, d.data, rec.Time)
-	if err != nil {
-		return ch, false, skipUndecodable, nil
-	}
-	encoded, err := line.AppendAvro(make([]byte, 0, 256))
-	if err != nil {
+	encoded, err := d.lines.lineOf(m, typ.Name, d.data, rec.Time).AppendAvro(make([]byte, 0, 512))
+	if err != nil { // a time that Go has no way to write
 		return ch, false, skipUndecodable, nil
 	}
 	return Change{

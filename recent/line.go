@@ -1,8 +1,6 @@
 package recent
 
 import (
-	"encoding/json"
-	"errors"
 	"math"
 	"strings"
 	"time"
@@ -11,43 +9,178 @@ import (
 	"github.com/hookferry/hookferry/schemas"
 )
 
-// bookingData is what a line of the list is made of, as the JSON of an event's data has it. It is read by name from whatever the publisher's schema holds, so a
-// field that is missing there is empty here.
+// bookingData is what a line of the list is made of. It is read by name from the JSON of an event's data, whatever the publisher's schema holds beside it: a
+// field that is missing there, or has another type than ours, is empty here.
 type bookingData struct {
-	Reference    *string
-	Status       schemas.BookingStatus
-	SoldAt       *time.Time
-	Cancellation *struct{ CancelledAt *time.Time }
-	Channel      struct {
-		Kind                    schemas.BookingChannelKind
-		Name, ExternalReference *string
-	}
-	LeadCustomerID *string
-	Customers      []struct {
-		CustomerID          string
-		FirstName, LastName *string
-	}
-	Packages   []bookedLine
-	Activities []bookedLine
-	Products   []struct{ Name string }
-	Totals     struct{ Total, Paid, BalanceDue *money }
-	TimeZone   string
-	TestMode   bool
+	reference, leadCustomer        *string
+	status                         schemas.BookingStatus
+	soldAt, cancelledAt            *time.Time
+	channelKind                    schemas.BookingChannelKind
+	channelName, externalReference *string
+	customers                      []customer
+	packages, activities           []bookedLine
+	products                       []string
+	total, paid, balanceDue        *schemas.Money
+	timeZone                       string
+	testMode                       bool
 }
+
+type customer struct{ id, first, last string }
 
 // bookedLine is a package or an activity.
 type bookedLine struct {
-	Name                          string
-	Status                        schemas.LineStatus
-	StartDate, EndDate, LocalDate string
-	EndAt                         *time.Time
-	Rental                        *struct{ EndAt *time.Time }
-	Passengers                    []struct{ Count int32 }
+	name                          string
+	status                        schemas.LineStatus
+	startDate, endDate, localDate string
+	endAt, rentalEndAt            *time.Time
+	people                        int64
 }
 
-type money struct {
-	Amount   json.RawMessage
-	Currency string
+func (d *bookingData) read(data []byte) {
+	s := &scan{b: data}
+	s.object(func(key []byte) {
+		switch string(key) {
+		case "reference":
+			d.reference = s.text()
+		case "status":
+			d.status = schemas.BookingStatus(s.plain())
+		case "soldAt":
+			d.soldAt = moment(s.plain())
+		case "cancellation":
+			s.object(func(key []byte) {
+				if string(key) == "cancelledAt" {
+					d.cancelledAt = moment(s.plain())
+				} else {
+					s.skip()
+				}
+			})
+		case "channel":
+			d.readChannel(s)
+		case "leadCustomerId":
+			d.leadCustomer = s.text()
+		case "customers":
+			s.array(func() { d.customers = append(d.customers, readCustomer(s)) })
+		case "packages":
+			s.array(func() { d.packages = append(d.packages, readLine(s)) })
+		case "activities":
+			s.array(func() { d.activities = append(d.activities, readLine(s)) })
+		case "products":
+			s.array(func() { d.products = append(d.products, readLine(s).name) })
+		case "totals":
+			d.readTotals(s)
+		case "timeZone":
+			d.timeZone = s.plain()
+		case "testMode":
+			d.testMode = s.isTrue()
+		default:
+			s.skip()
+		}
+	})
+}
+
+func (d *bookingData) readChannel(s *scan) {
+	s.object(func(key []byte) {
+		switch string(key) {
+		case "kind":
+			d.channelKind = schemas.BookingChannelKind(s.plain())
+		case "name":
+			d.channelName = s.text()
+		case "externalReference":
+			d.externalReference = s.text()
+		default:
+			s.skip()
+		}
+	})
+}
+
+func readCustomer(s *scan) (c customer) {
+	s.object(func(key []byte) {
+		switch string(key) {
+		case "customerId":
+			c.id = s.plain()
+		case "firstName":
+			c.first = strings.TrimSpace(s.plain())
+		case "lastName":
+			c.last = strings.TrimSpace(s.plain())
+		default:
+			s.skip()
+		}
+	})
+	return c
+}
+
+func readLine(s *scan) (l bookedLine) {
+	s.object(func(key []byte) {
+		switch string(key) {
+		case "name":
+			l.name = s.plain()
+		case "status":
+			l.status = schemas.LineStatus(s.plain())
+		case "startDate":
+			l.startDate = s.plain()
+		case "endDate":
+			l.endDate = s.plain()
+		case "localDate":
+			l.localDate = s.plain()
+		case "endAt":
+			l.endAt = moment(s.plain())
+		case "rental":
+			s.object(func(key []byte) {
+				if string(key) == "endAt" {
+					l.rentalEndAt = moment(s.plain())
+				} else {
+					s.skip()
+				}
+			})
+		case "passengers":
+			s.array(func() {
+				s.object(func(key []byte) {
+					if string(key) == "count" {
+						l.people += max(math.MinInt32, min(s.number(), math.MaxInt32))
+					} else {
+						s.skip()
+					}
+				})
+			})
+		default:
+			s.skip()
+		}
+	})
+	return l
+}
+
+func (d *bookingData) readTotals(s *scan) {
+	s.object(func(key []byte) {
+		switch string(key) {
+		case "total":
+			d.total = readMoney(s)
+		case "paid":
+			d.paid = readMoney(s)
+		case "balanceDue":
+			d.balanceDue = readMoney(s)
+		default:
+			s.skip()
+		}
+	})
+}
+
+func readMoney(s *scan) *schemas.Money {
+	var amount, currency string
+	s.object(func(key []byte) {
+		switch string(key) {
+		case "amount":
+			amount = s.plain()
+		case "currency":
+			currency = s.plain()
+		default:
+			s.skip()
+		}
+	})
+	value, err := schemas.ParseDecimal(amount)
+	if err != nil {
+		return nil
+	}
+	return &schemas.Money{Amount: value, Currency: clip(currency, 8)}
 }
 
 // The longest texts of a line, in bytes. What is longer is cut, but for ids, which are left out: half an id is another one.
@@ -61,57 +194,41 @@ const (
 type lines struct{ zones map[string]*time.Location }
 
 // lineOf makes the line of an event: meta, the JSON of its data, and when it came into the log.
-func (ls *lines) lineOf(m *schemas.Meta, eventType string, data []byte, at int64) (*schemas.RecentBooking, error) {
+func (ls *lines) lineOf(m *schemas.Meta, eventType string, data []byte, at int64) *schemas.RecentBooking {
 	var d bookingData
-	if err := json.Unmarshal(data, &d); err != nil && !errors.As(err, new(*json.UnmarshalTypeError)) {
-		return nil, err // a field of another type than ours is left out, and the others are read
-	}
+	d.read(data)
 	l := &schemas.RecentBooking{
-		BookingID: string(m.EntityID), Reference: code(d.Reference), Status: known(d.Status, statuses), LastEvent: eventType, EntityVersion: m.EntityVersion,
-		ChangedAt: time.UnixMilli(at).UTC(), OccurredAt: time.UnixMilli(m.OccurredAt).UTC(), SoldAt: moment(d.SoldAt),
-		ChannelKind: known(d.Channel.Kind, channels), ChannelName: code(d.Channel.Name), ExternalReference: code(d.Channel.ExternalReference),
-		Lines:    int32(min(len(d.Packages)+len(d.Activities)+len(d.Products), math.MaxInt32)),
-		TimeZone: clip(d.TimeZone, longestCode), Total: d.Totals.Total.value(), Paid: d.Totals.Paid.value(), BalanceDue: d.Totals.BalanceDue.value(),
-		TestMode: d.TestMode || m.TestMode,
+		BookingID: string(m.EntityID), Reference: code(d.reference), Status: known(d.status, statuses), LastEvent: eventType, EntityVersion: m.EntityVersion,
+		ChangedAt: time.UnixMilli(at).UTC(), OccurredAt: time.UnixMilli(m.OccurredAt).UTC(), SoldAt: d.soldAt, CancelledAt: d.cancelledAt,
+		ChannelKind: known(d.channelKind, channels), ChannelName: code(d.channelName), ExternalReference: code(d.externalReference),
+		CustomerName: d.customerName(), Title: d.title(), Lines: int32(min(len(d.packages)+len(d.activities)+len(d.products), math.MaxInt32)),
+		TimeZone: clip(d.timeZone, longestCode), Total: d.total, Paid: d.paid, BalanceDue: d.balanceDue, TestMode: d.testMode || m.TestMode,
 	}
-	if d.Cancellation != nil {
-		l.CancelledAt = moment(d.Cancellation.CancelledAt)
-	}
-	if id := d.LeadCustomerID; id != nil && len(*id) <= longestID {
+	if id := d.leadCustomer; id != nil && len(*id) <= longestID {
 		l.LeadCustomerID = id
 	}
-	l.CustomerName = d.customerName()
-	l.Title = d.title()
 	ls.travel(&d, l)
-	return l, nil
+	return l
 }
 
 // customerName is that of the lead customer; of the first one, if nobody leads.
 func (d *bookingData) customerName() *string {
-	for i := range d.Customers {
-		c := &d.Customers[i]
-		if d.LeadCustomerID != nil && c.CustomerID != *d.LeadCustomerID {
-			continue
+	for _, c := range d.customers {
+		if d.leadCustomer == nil || c.id == *d.leadCustomer {
+			return text(c.first+" "+c.last, longestName)
 		}
-		var parts []string
-		for _, p := range []*string{c.FirstName, c.LastName} {
-			if p != nil && strings.TrimSpace(*p) != "" {
-				parts = append(parts, strings.TrimSpace(*p))
-			}
-		}
-		return text(strings.Join(parts, " "), longestName)
 	}
 	return nil
 }
 
 func (d *bookingData) title() *string {
 	switch {
-	case len(d.Packages) > 0:
-		return text(d.Packages[0].Name, longestName)
-	case len(d.Activities) > 0:
-		return text(d.Activities[0].Name, longestName)
-	case len(d.Products) > 0:
-		return text(d.Products[0].Name, longestName)
+	case len(d.packages) > 0:
+		return text(d.packages[0].name, longestName)
+	case len(d.activities) > 0:
+		return text(d.activities[0].name, longestName)
+	case len(d.products) > 0:
+		return text(d.products[0], longestName)
 	}
 	return nil
 }
@@ -119,28 +236,24 @@ func (d *bookingData) title() *string {
 // travel finds the days of travel and the passengers: of the lines that are not cancelled, or of all if all are.
 func (ls *lines) travel(d *bookingData, l *schemas.RecentBooking) {
 	for _, cancelled := range []bool{false, true} {
-		for _, list := range [][]bookedLine{d.Packages, d.Activities} {
+		for _, list := range [][]bookedLine{d.packages, d.activities} {
 			for i := range list {
 				b := &list[i]
-				if !cancelled && b.Status == schemas.LineStatusCancelled {
+				if !cancelled && b.status == schemas.LineStatusCancelled {
 					continue
 				}
-				first, last := day(b.StartDate), day(b.EndDate)
+				first, last := day(b.startDate), day(b.endDate)
 				if first == nil {
-					first = day(b.LocalDate)
+					first = day(b.localDate)
 				}
 				if last == nil {
-					last = ls.lastDay(b, d.TimeZone)
+					last = ls.lastDay(b, d.timeZone)
 				}
 				if last == nil {
 					last = first
 				}
 				l.FirstDate, l.LastDate = earlier(l.FirstDate, first), later(l.LastDate, last)
-				people := int64(0)
-				for _, p := range b.Passengers {
-					people += int64(p.Count)
-				}
-				l.Passengers = max(l.Passengers, int32(max(0, min(people, math.MaxInt32))))
+				l.Passengers = max(l.Passengers, int32(max(0, min(b.people, math.MaxInt32))))
 			}
 		}
 		if l.FirstDate != nil {
@@ -151,9 +264,9 @@ func (ls *lines) travel(d *bookingData, l *schemas.RecentBooking) {
 
 // lastDay is the local day on which an activity or a rental ends; nil if it does not say.
 func (ls *lines) lastDay(b *bookedLine, zone string) *schemas.Date {
-	end := b.EndAt
-	if b.Rental != nil && b.Rental.EndAt != nil {
-		end = b.Rental.EndAt
+	end := b.endAt
+	if b.rentalEndAt != nil {
+		end = b.rentalEndAt
 	}
 	if end == nil {
 		return nil
@@ -163,6 +276,9 @@ func (ls *lines) lastDay(b *bookedLine, zone string) *schemas.Date {
 
 // day reads a date; nil if it is none.
 func day(text string) *schemas.Date {
+	if text == "" {
+		return nil
+	}
 	d, err := schemas.ParseDate(text)
 	if err != nil {
 		return nil
@@ -170,9 +286,10 @@ func day(text string) *schemas.Date {
 	return &d
 }
 
-// moment is a time as it can be written; nil for Go's zero time, which cannot.
-func moment(t *time.Time) *time.Time {
-	if t == nil || t.IsZero() {
+// moment reads a time; nil if it is none, or Go's zero time, which cannot be written.
+func moment(text string) *time.Time {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil || t.IsZero() {
 		return nil
 	}
 	return new(t.UTC().Truncate(time.Millisecond))
@@ -208,21 +325,6 @@ func later(a, b *schemas.Date) *schemas.Date {
 		return b
 	}
 	return a
-}
-
-func (m *money) value() *schemas.Money {
-	if m == nil {
-		return nil
-	}
-	var text string
-	if json.Unmarshal(m.Amount, &text) != nil {
-		text = string(m.Amount) // another writer's number that is no decimal
-	}
-	amount, err := schemas.ParseDecimal(text)
-	if err != nil {
-		return nil
-	}
-	return &schemas.Money{Amount: amount, Currency: clip(m.Currency, 8)}
 }
 
 var (
