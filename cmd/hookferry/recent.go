@@ -13,8 +13,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/producer"
 	"github.com/hookferry/hookferry/recent"
+	"github.com/hookferry/hookferry/router"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -223,7 +225,11 @@ func recentSnapshotCommand(a *app) *cobra.Command {
 			if err := checkAsk(c, ask); err != nil {
 				return err
 			}
-			taken, err := a.takeSnapshot(c.Context(), url, ask)
+			take, err := a.snapshots(c.Context(), url, ask.Company)
+			if err != nil {
+				return err
+			}
+			taken, err := take(c.Context(), ask)
 			if err != nil {
 				return err
 			}
@@ -272,23 +278,62 @@ func (a *app) addressee(ctx context.Context, ask *recent.Ask) error {
 	return nil
 }
 
-// takeSnapshot has a snapshot published: by the service, if there is one, else by this process.
-func (a *app) takeSnapshot(ctx context.Context, url string, ask recent.Ask) (*recent.Taken, error) {
+// snapshots is how snapshots of a company are published: by the service, if there is one, else by this process, which has read the bookings when it returns.
+func (a *app) snapshots(ctx context.Context, url, company string) (func(context.Context, recent.Ask) (*recent.Taken, error), error) {
 	client, err := a.recentClient(url)
 	if err != nil {
 		return nil, err
 	}
 	if client != nil {
-		return client.Snapshot(ctx, ask)
+		return client.Snapshot, nil
 	}
-	r, err := a.readBookings(ctx, ask.Company)
+	r, err := a.readBookings(ctx, company)
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
+	a.onClose(r.Close)
 	p := newSnapshotPublisher(a.client)
-	defer p.close()
-	return r.Snapshot(ctx, ask, p.publish)
+	a.onClose(p.close)
+	return func(ctx context.Context, ask recent.Ask) (*recent.Taken, error) {
+		return r.Snapshot(ctx, ask, p.publish)
+	}, nil
+}
+
+// firstSnapshot makes what `subscriptions create --snapshot` does before the subscription is live: it publishes the snapshot for it alone, and returns when the
+// routers have put it in line.
+func (a *app) firstSnapshot(ctx context.Context, company string, limit int) (func(context.Context, *subscriptions.Live) error, error) {
+	ask := recent.Ask{Company: company, Limit: limit}
+	if company == schemas.AnyCompany {
+		return nil, usagef("--snapshot holds the bookings of one company; for a subscription to all, publish one for each: hookferry recent snapshot --help")
+	}
+	if limit == 0 {
+		ask.Limit = -1 // given, and not the default
+	}
+	if err := ask.Check(); err != nil {
+		return nil, usagef("--snapshot: %v", err)
+	}
+	take, err := a.snapshots(ctx, "", company)
+	if err != nil {
+		return nil, err
+	}
+	client, err := a.kafka(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, l *subscriptions.Live) error {
+		ask.Subscription = l.ID
+		taken, err := take(ctx, ask)
+		if err != nil {
+			return err
+		}
+		bar := a.progress("waiting until a router has put the snapshot in line", 0)
+		defer bar.Done()
+		idle := time.AfterFunc(idleAfter, func() {
+			bar.Note(fmt.Sprintf("note: the snapshot %s is published and not in line after %v; no router seems to run. It goes on once one does.", taken.EventID, idleAfter))
+		})
+		defer idle.Stop()
+		return recent.AwaitRouted(ctx, client, router.GroupID(client.Topics()), taken.Place)
+	}, nil
 }
 
 // snapshotPublisher publishes snapshots by a producer that is made when it is first needed: with a registry that registers the schema, and a service must

@@ -15,8 +15,10 @@ import (
 
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/sandbox"
+	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/producer"
 	"github.com/hookferry/hookferry/recent"
+	"github.com/hookferry/hookferry/router"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -199,6 +201,54 @@ func TestNobodyPublishesASnapshotByAccident(t *testing.T) {
 		ev := &schemas.RecentReservationsEvent{Meta: schemas.EventMeta{EventID: "e", EventType: schemas.RecentSnapshot, CompanyID: "acme", EntityID: "acme", OccurredAt: time.Now()}}
 		if err := p.Publish(t.Context(), ev); err == nil || !strings.Contains(err.Error(), "Config.Entities") {
 			t.Error(err)
+		}
+	})
+}
+
+// The command does all of it in its order: a router must have put the snapshot in line before the subscription is live.
+func TestCreateWithASnapshotWaitsForTheRouter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, out, errOut := virtualKafka(t)
+		book(t, a.client, "acme", 3)
+		for args, code := range map[string]string{"--company * --snapshot": "usage", "--company acme --snapshot=0": "usage", "--company acme --snapshot=501": "usage"} {
+			if err := execute(t, subscriptionsCommand(a), append([]string{"create", "--name", "n", "--url", "https://hooks.example.com/", "--events", "*"},
+				strings.Fields(args)...)...); codeOf(err) != code {
+				t.Errorf("%s: %v", args, err)
+			}
+		}
+		log := zap.NewNop()
+		table := subscriptions.NewTable(a.client, nil, subscriptions.Options{Log: log})
+		r, err := router.New(router.DefaultConfig(), router.Deps{Kafka: a.client, Table: table, Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 2)
+		go func() { ended <- table.Run(ctx) }()
+		late := time.AfterFunc(15*time.Second, func() { ended <- r.Run(ctx) })
+		defer func() {
+			cancel()
+			late.Stop()
+			<-ended
+			<-ended
+		}()
+		began := time.Now()
+		if err := execute(t, subscriptionsCommand(a), "create", "--company", "acme", "--name", "crm", "--url", "https://hooks.example.com/", "--events", "customer.*", "--snapshot=2"); err != nil {
+			t.Fatal(err, errOut)
+		}
+		if took := time.Since(began); took < 15*time.Second || !strings.Contains(errOut.String(), "no router seems to run") {
+			t.Errorf("it took %v, and said %s", took, errOut)
+		}
+		got := events(t, a.client, "recent_reservations")
+		if len(got) != 1 || !strings.Contains(out.String(), got[0].EventMeta().EntityID) || len(got[0].(*schemas.RecentReservationsEvent).Data.Bookings) != 2 {
+			t.Fatalf("%d snapshots\n%s", len(got), out)
+		}
+		tasks, err := a.client.Offsets(t.Context(), a.client.Topics().Retry, kafka.Latest)
+		if err != nil || tasks[0] != 1 {
+			t.Errorf("%v tasks are in line: %v", tasks, err)
+		}
+		if !strings.Contains(out.String(), "live from") {
+			t.Errorf("%s", out)
 		}
 	})
 }
