@@ -36,7 +36,7 @@ var rooms = map[string][]string{
 	"router":                 {"schemas", "internal/fault", "internal/kafka", "internal/subscriptions", "internal/secrets", "internal/host"},
 	"deliverer": {"schemas", "internal/fault", "internal/kafka", "internal/subscriptions", "internal/secrets", "internal/host",
 		"deliverer/egress", "deliverer/signature"},
-	"recent":        {"schemas", "internal/kafka", "deliverer/egress"},
+	"recent":        {"schemas", "internal/fault", "internal/kafka", "deliverer/egress"},
 	"cmd/hookferry": {"*"},
 	"house":         {"*"},
 	"bench":         {"*"},

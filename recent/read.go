@@ -124,14 +124,26 @@ func (c *Client) Recent(ctx context.Context, a Ask) ([]byte, error) {
 	return c.call(ctx, http.MethodGet, pathRecent, &a)
 }
 
-// Snapshot has a snapshot published.
+// Snapshot has a snapshot published. If no answer comes, or none that says what became of it, it asks twice more, under the same id.
 func (c *Client) Snapshot(ctx context.Context, a Ask) (*Taken, error) {
-	if a.ID == "" { // a lost answer is asked for again under the same id
+	if a.ID == "" {
 		a.ID = NewRequestID()
 	}
-	doc, err := c.call(ctx, http.MethodPost, pathSnapshots, &a)
-	if err != nil {
-		return nil, err
+	var doc []byte
+	for tries := 1; ; tries++ {
+		var err error
+		if doc, err = c.call(ctx, http.MethodPost, pathSnapshots, &a); err == nil {
+			break
+		}
+		var said *AnswerError
+		if tries == 3 || !errors.As(err, &said) || said.code != "recent_unreachable" && said.code != "unavailable" {
+			return nil, err
+		}
+		select {
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	out := &Taken{}
 	if err := json.Unmarshal(doc, out); err != nil || out.EventID != a.eventID() {

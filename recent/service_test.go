@@ -244,6 +244,28 @@ func TestTwoServicesPublishASnapshotOnce(t *testing.T) {
 	}
 }
 
+// The process that publishes dies before it has said so, or Kafka's answer is lost: who asks again finds the one snapshot that there is.
+func TestASnapshotWhoseAnswerIsLostIsFoundAgain(t *testing.T) {
+	w := newWorld(t)
+	w.booking("booking.creation", "acme", "B-1", 1)
+	s, _ := w.start()
+	lost, published := 1, 0
+	s.publisher.publish = func(ctx context.Context, ev schemas.Event) error {
+		published++
+		if err := w.publish(ctx, ev); err != nil || lost == 0 {
+			return err
+		}
+		lost--
+		return errors.New("no answer")
+	}
+	c := NewClient("http://"+s.Addr(), "")
+	defer c.Close()
+	got, err := c.Snapshot(w.ctx, Ask{Company: "acme", Subscription: "sub_1"})
+	if err != nil || !got.Repeated || published != 1 || len(w.snapshots()) != 1 {
+		t.Errorf("%+v, published %d times: %v", got, published, err)
+	}
+}
+
 // What was acknowledged before a snapshot was asked for is in it, though the service has not read it yet.
 func TestASnapshotHoldsAllThatWasAcknowledgedBefore(t *testing.T) {
 	w := newWorld(t)

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -183,7 +184,10 @@ func (p *publisher) take(ctx context.Context, a Ask) (*Taken, error) {
 	}
 	list, about := b.latest(a.Company, a.Limit)
 	ev := a.event(list, about, taken)
-	if err := p.publish(ctx, ev); err != nil {
+	if err := fault.Before(fault.RecentPublish); err != nil {
+		return nil, err
+	}
+	if err := fault.After(fault.RecentPublish, p.publish(ctx, ev)); err != nil {
 		return nil, err
 	}
 	p.done.snapshot()

@@ -6,7 +6,6 @@ import (
 	mrand "math/rand/v2"
 	"time"
 
-	"github.com/hookferry/hookferry/internal/fault"
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -73,10 +72,7 @@ func (w *Writer) createBare(ctx context.Context, d Draft) (l *Live, plain secret
 	if stamp := a.earliest.Add(-w.cfg.ClockSpread).UnixMilli(); from == 0 || stamp < from {
 		from = stamp
 	}
-	if err = fault.Before(fault.SubscriptionTwin); err == nil {
-		err = fault.After(fault.SubscriptionTwin, w.withdrawTwin(ctx, l))
-	}
-	if errors.Is(err, errTwin) {
+	if err = w.withdrawTwin(ctx, l); errors.Is(err, errTwin) {
 		l = nil
 	}
 	return l, plain, from, err
