@@ -101,7 +101,7 @@ func (h *history) check(t *testing.T, what string, m *Model, companies int, byCo
 	t.Helper()
 	for c := range companies {
 		company := fmt.Sprint("c", c)
-		for _, limit := range []int{1, DefaultLimit, Most} {
+		for _, limit := range []int{DefaultLimit, Most} {
 			got, want := m.Latest(company, limit), h.plain(company, byCompany[company], limit)
 			if !slices.EqualFunc(got, want, bytes.Equal) {
 				t.Fatalf("%s: company %s: the latest %d differ from the plain recomputation:\n%v\n%v", what, company, limit, brief(got), brief(want))
