@@ -31,7 +31,8 @@ type Config struct {
 	// Registry: with a URL, the schemas are registered under "<topic>-value" when the Producer is made, and events carry their ids (Confluent's wire
 	// format). Without one, events carry their schema's fingerprint (Avro's single-object encoding), and nothing is registered anywhere.
 	Registry RegistryConfig
-	// Entities whose schemas are registered; empty: all ten. No matter without a registry.
+	// Entities whose schemas are registered; empty: all ten. No matter without a registry, but for recent_reservations: that is Hookferry's own, and only
+	// who names it can publish it.
 	Entities []string
 
 	// Compression of batches: "none", "gzip", "snappy", "lz4" or "zstd". Events are text-like and shrink to about a third.
@@ -87,8 +88,8 @@ func (c Config) validateOwn() error {
 		bad("max_buffered", "%d is less than one event may be (%d)", c.MaxBuffered, LargestEvent)
 	}
 	for i, e := range c.Entities {
-		if !slices.Contains(schemas.Entities(), e) {
-			bad(fmt.Sprintf("entities[%d]", i), "%q is no entity; there are %v", e, schemas.Entities())
+		if !slices.Contains(schemas.AllEntities(), e) {
+			bad(fmt.Sprintf("entities[%d]", i), "%q is no entity; there are %v", e, schemas.AllEntities())
 		}
 	}
 	return errors.Join(errs...)

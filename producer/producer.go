@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,7 +90,10 @@ func Over(ctx context.Context, client *kafka.Client, cfg Config) (*Producer, err
 	}
 	entities := cfg.Entities
 	registry := client.Registry()
-	if registry == nil || len(entities) == 0 {
+	switch {
+	case registry == nil:
+		entities = slices.Concat(schemas.Entities(), entities)
+	case len(entities) == 0:
 		entities = schemas.Entities()
 	}
 	for _, e := range entities {

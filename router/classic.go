@@ -62,7 +62,11 @@ func (c *classicRenderer) append(head, tail []byte, r *renderer) (h, t []byte, e
 	tail = append(tail, r.typ.DataKey...)
 	tail = append(tail, `":`...)
 	c.w.b = tail
-	c.entity(r.typ, data)
+	if r.typ.Internal { // the platform has no raw form of it, so ours stands as it is
+		c.w.b = append(c.w.b, r.data...)
+	} else {
+		c.entity(r.typ, data)
+	}
 	return head, append(c.w.b, '}', '}'), nil
 }
 

@@ -21,7 +21,10 @@ func golden(t *testing.T, typ string) []byte {
 	path := filepath.Join("testdata", typ+".avro")
 	b, err := os.ReadFile(path)
 	if os.IsNotExist(err) && *update {
-		ev := sandbox.Sample(rand.New(rand.NewPCG(26, 3)), typ, "c_harbor", 1)
+		ev := schemas.Event(snapshot("c_harbor", "c_harbor"))
+		if typ != schemas.RecentSnapshot {
+			ev = sandbox.Sample(rand.New(rand.NewPCG(26, 3)), typ, "c_harbor", 1)
+		}
 		var body []byte
 		if body, err = ev.AppendAvro(nil); err == nil {
 			b = append(schemas.AppendSingleObject(nil, schemas.EventSchema(ev.EntityName()).Fingerprint()), body...)
@@ -34,10 +37,10 @@ func golden(t *testing.T, typ string) []byte {
 	return b
 }
 
-// The bodies of all 26 types in all formats, byte for byte: receivers parse them, so a change here is a change of the interface.
+// The bodies of all types in all formats, byte for byte: receivers parse them, so a change here is a change of the interface.
 func TestBodiesOfAllTypesAndFormatsAreExact(t *testing.T) {
 	r, types, m := new(renderer), eventTypes(), new(schemas.Meta)
-	for _, typ := range schemas.EventTypes() {
+	for _, typ := range schemas.AllEventTypes() {
 		frame, avro, err := schemas.Unframe(golden(t, typ.Name))
 		if err != nil {
 			t.Fatal(err)

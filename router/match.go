@@ -49,9 +49,9 @@ func inspect(m *schemas.Meta, entity string, types map[string]*schemas.EventType
 	return typ, ""
 }
 
-// eventTypes is the catalogue by name.
+// eventTypes is the catalogue by name, with our own type: it takes the same way as all others.
 func eventTypes() map[string]*schemas.EventType {
-	all := schemas.EventTypes()
+	all := schemas.AllEventTypes()
 	out := make(map[string]*schemas.EventType, len(all))
 	for i := range all {
 		out[all[i].Name] = &all[i]

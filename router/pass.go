@@ -109,8 +109,9 @@ func (p *pass) event(src *schemas.Source, value []byte, now int64) outcome {
 	if right, p.key = belongs(&p.meta, src.Partition, p.counts[src.Topic], p.key); !right {
 		p.metrics.wrongPartition.WithLabelValues(entity).Inc()
 	}
-	p.subs = p.table.Match(view(p.meta.CompanyID), typ.Name, src.Time, p.subs[:0])
-	if p.gate != nil {
+	var addressed bool
+	p.subs, addressed = p.receivers(typ, src.Time, p.subs[:0])
+	if p.gate != nil && !addressed { // no catch-up routes what is addressed
 		var sure bool
 		if p.subs, sure = p.gate(src, p.subs); !sure {
 			return outcome{orders: true}

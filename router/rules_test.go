@@ -50,7 +50,7 @@ func TestWithoutACommittedOffsetAnOldDeploymentIsRefused(t *testing.T) {
 			later(time.Minute)
 			routed := len(w.read(w.client.Topics().Retry, before)) - before
 			refused := logs.FilterMessageSnippet("no committed offset").All()
-			if old && (routed != 0 || len(refused) != 40 || !strings.Contains(fmt.Sprint(refused[0].ContextMap()["run"]), "--reset-offsets --to-earliest")) {
+			if old && (routed != 0 || len(refused) != 44 || !strings.Contains(fmt.Sprint(refused[0].ContextMap()["run"]), "--reset-offsets --to-earliest")) {
 				t.Errorf("old: %d routed, %d partitions refused", routed, len(refused))
 			}
 			if !old && (routed != 1 || len(refused) != 0) {

@@ -19,6 +19,7 @@ type EventType struct {
 	DataKey         string // "booking": the one key within the older envelope's eventData
 	Action          EventAction
 	Kind            EntityKind
+	Internal        bool // made by Hookferry itself, not by an upstream service
 }
 
 // entityFacts is what all event types of an entity share, in the order of the catalogue.
@@ -61,37 +62,54 @@ var entityTable = []entityFacts{
 	{"inventory", 600, "Inventory", "InventoryChangeEvent", "InventoryChange", "inventoryData", "activityId", EntityKindInventory, []trigger{{"change", EventActionUpdate, "Updated"}}},
 }
 
+// internalTable holds what Hookferry publishes itself, as any publisher would: in a topic of its own, through the same router. The platform's page lists
+// "Recent Reservations" in an empty row, without a trigger, an id or a payload; what it is here is our reading (docs/recent.md). It has no ids, so it has
+// 0; and its kind and action are UNKNOWN, because a new symbol would be a new version of the other ten schemas, to say what the type says.
+var internalTable = []entityFacts{
+	{"recent_reservations", 0, "Recent Reservations", "RecentReservationsEvent", "RecentReservations", "recentReservations", "companyId", EntityKindUnknown,
+		[]trigger{{"snapshot", EventActionUnknown, "Snapshot"}}},
+}
+
 // EventSchemaVersion is what the library writes into meta.schemaVersion: the version of the payload's meaning, for people. Readers go by the
 // schema that stands in the frame.
 const EventSchemaVersion = "1"
 
-var eventTypes = makeEventTypes()
+var (
+	eventTypes    = makeEventTypes(entityTable)
+	internalTypes = makeEventTypes(internalTable)
+)
 
-func makeEventTypes() []EventType {
+func makeEventTypes(table []entityFacts) []EventType {
 	var out []EventType
-	for _, e := range entityTable {
+	for _, e := range table {
 		for i, t := range e.triggers {
 			out = append(out, EventType{
 				Name: e.name + "." + t.name, Entity: e.name, Trigger: t.name, GroupID: e.group, TypeID: e.group + i,
 				V1Text: e.v1Text + " " + t.v1Text, Record: e.record, DataRecord: e.dataRecord, DataKey: e.dataKey, Action: t.action, Kind: e.kind,
+				Internal: e.group == 0,
 			})
 		}
 	}
 	return out
 }
 
-// EventTypes lists the 26 types in the order of the catalogue. The caller owns the list.
+// EventTypes lists the 26 types that upstream services publish, in the order of the catalogue. The caller owns the list.
 func EventTypes() []EventType { return slices.Clone(eventTypes) }
 
+// AllEventTypes lists the 26 and, behind them, the internal ones: all that may lie in a topic of events and be subscribed.
+func AllEventTypes() []EventType { return slices.Concat(eventTypes, internalTypes) }
+
 var eventTypeIndex = func() map[string]*EventType {
-	m := make(map[string]*EventType, len(eventTypes))
-	for i := range eventTypes {
-		m[eventTypes[i].Name] = &eventTypes[i]
+	m := make(map[string]*EventType, len(eventTypes)+len(internalTypes))
+	for _, list := range [][]EventType{eventTypes, internalTypes} {
+		for i := range list {
+			m[list[i].Name] = &list[i]
+		}
 	}
 	return m
 }()
 
-// EventTypeByName looks a type up by its name.
+// EventTypeByName looks a type up by its name, an internal one too.
 func EventTypeByName(name string) (EventType, bool) {
 	t, ok := eventTypeIndex[name]
 	if !ok {
@@ -100,10 +118,15 @@ func EventTypeByName(name string) (EventType, bool) {
 	return *t, true
 }
 
-// Entities lists the ten entities; each has a topic of its own.
-func Entities() []string {
-	out := make([]string, len(entityTable))
-	for i, e := range entityTable {
+// Entities lists the ten entities that upstream services publish; each has a topic of its own.
+func Entities() []string { return namesOf(entityTable) }
+
+// AllEntities lists the ten and, behind them, the internal ones, which have topics too.
+func AllEntities() []string { return slices.Concat(namesOf(entityTable), namesOf(internalTable)) }
+
+func namesOf(table []entityFacts) []string {
+	out := make([]string, len(table))
+	for i, e := range table {
 		out[i] = e.name
 	}
 	return out
@@ -112,9 +135,11 @@ func Entities() []string {
 // EntityIDField is the field of an entity's data whose value is the entity id: "bookingId" for a booking, and for a check-in too, whose own id is new
 // with every change. Empty for an unknown entity.
 func EntityIDField(entity string) string {
-	for i := range entityTable {
-		if entityTable[i].name == entity {
-			return entityTable[i].idField
+	for _, table := range [][]entityFacts{entityTable, internalTable} {
+		for i := range table {
+			if table[i].name == entity {
+				return table[i].idField
+			}
 		}
 	}
 	return ""
@@ -134,9 +159,9 @@ func EventSchemaText(entity string) string {
 
 // eventSchemas are parsed when first asked for: a tool that only prints help pays nothing.
 var eventSchemas = sync.OnceValue(func() map[string]*Schema {
-	m := make(map[string]*Schema, len(entityTable))
-	for _, e := range entityTable {
-		m[e.name] = mustParse(EventSchemaText(e.name))
+	m := map[string]*Schema{}
+	for _, e := range AllEntities() {
+		m[e] = mustParse(EventSchemaText(e))
 	}
 	return m
 })

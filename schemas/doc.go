@@ -19,6 +19,7 @@
 //	task.go attempt.go dead.go subscription.go replay.go progress.go   our records; wire.go has the primitives of their codecs
 //	ids.go                                                             task ids and webhook ids
 //	catalogue.go event.go events_gen.go                                the 26 event types, and their typed records for publishers
+//	recent.go                                                          the 27th, which is ours: who it is addressed to, and a line of it
 //	schema.go compile.go canonical.go                                  a schema's text to nodes, and its fingerprint
 //	transcode.go text.go                                               binary to JSON, and skipping
 //	encode.go encode_values.go                                         JSON to binary, for people: every bad field is named at once

@@ -193,7 +193,7 @@ func parsed(t *testing.T, entity string) (root any, names map[string]map[string]
 
 func TestEveryEventEncodesToWhatGoavroReads(t *testing.T) {
 	goavro.MaxBlockCount, goavro.MaxBlockSize = 1<<20, 1<<20
-	for _, entity := range schemas.Entities() {
+	for _, entity := range schemas.AllEntities() {
 		t.Run(entity, func(t *testing.T) {
 			codec, err := goavro.NewCodec(schemas.EventSchemaText(entity))
 			if err != nil {
@@ -285,7 +285,7 @@ func sameNative(t *testing.T, path string, want, got any) {
 // TestGoldenEvents holds today's bytes of a fixed event of every record, for as long as v1 is read anywhere. HOOKFERRY_WRITE_GOLDEN=1 writes new files
 // (a new version is a new file; an old one never changes).
 func TestGoldenEvents(t *testing.T) {
-	for _, entity := range schemas.Entities() {
+	for _, entity := range schemas.AllEntities() {
 		root, names := parsed(t, entity)
 		want := schemas.NewEvent(entity)
 		fill(rand.New(rand.NewPCG(1, 1)), names, root, reflect.ValueOf(want).Elem())
@@ -326,7 +326,7 @@ func TestGoldenEvents(t *testing.T) {
 }
 
 func TestEveryTruncationOfAnEventIsAnError(t *testing.T) {
-	for _, entity := range schemas.Entities() {
+	for _, entity := range schemas.AllEntities() {
 		root, names := parsed(t, entity)
 		ev := schemas.NewEvent(entity)
 		fill(rand.New(rand.NewPCG(3, 3)), names, root, reflect.ValueOf(ev).Elem())
@@ -346,7 +346,7 @@ func TestEveryTruncationOfAnEventIsAnError(t *testing.T) {
 }
 
 func FuzzDecodeEvent(f *testing.F) {
-	for _, entity := range schemas.Entities() {
+	for _, entity := range schemas.AllEntities() {
 		if b, err := os.ReadFile(filepath.Join("testdata", "events", entity+".v1.hex")); err == nil {
 			raw, _ := hex.DecodeString(strings.TrimSpace(string(b)))
 			f.Add(entity, raw[10:])

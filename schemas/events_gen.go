@@ -5197,6 +5197,295 @@ func (v *Product) decode(d *eventDecoder) {
 	}
 }
 
+// RecentReservationsEvent: a snapshot of a company's latest bookings. Made by Hookferry itself.
+type RecentReservationsEvent struct {
+	Meta     EventMeta
+	Data     RecentReservations
+	Previous *RecentReservations // Always null.
+}
+
+func (v *RecentReservationsEvent) encode(e *eventEncoder) {
+	e.enter("meta")
+	v.Meta.encode(e)
+	e.leave()
+	e.enter("data")
+	v.Data.encode(e)
+	e.leave()
+	if v.Previous == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.enter("previous")
+		v.Previous.encode(e)
+		e.leave()
+	}
+}
+
+func (v *RecentReservationsEvent) decode(d *eventDecoder) {
+	v.Meta.decode(d)
+	v.Data.decode(d)
+	if d.r.optional() {
+		v.Previous = new(RecentReservations)
+		v.Previous.decode(d)
+	} else {
+		v.Previous = nil
+	}
+}
+
+// RecentReservations: the latest bookings of a company by last change, the latest first.
+type RecentReservations struct {
+	CompanyID string
+	Limit     int32 // How many were asked for.
+	Truncated bool  // Older ones were left out, because the event would have been too large to be sent.
+	Bookings  []RecentBooking
+}
+
+func (v *RecentReservations) encode(e *eventEncoder) {
+	e.string("companyId", v.CompanyID)
+	e.int(v.Limit)
+	e.boolean(v.Truncated)
+	if n := len(v.Bookings); n > 0 {
+		e.count(n)
+		e.enter("bookings")
+		for i := range v.Bookings {
+			e.at(i)
+			v.Bookings[i].encode(e)
+		}
+		e.leave()
+	}
+	e.b = append(e.b, endBlocks)
+}
+
+func (v *RecentReservations) decode(d *eventDecoder) {
+	v.CompanyID = d.string()
+	v.Limit = d.r.int()
+	v.Truncated = d.boolean()
+	v.Bookings = nil
+	d.array(func() {
+		var one RecentBooking
+		one.decode(d)
+		v.Bookings = append(v.Bookings, one)
+	})
+}
+
+// RecentBooking: one line of a list of bookings. Long texts are cut.
+type RecentBooking struct {
+	BookingID         string
+	Reference         *string // The code that the customer is told.
+	Status            BookingStatus
+	LastEvent         string    // The type of the last change: booking.amendment.
+	EntityVersion     int64     // The version that the last change made.
+	ChangedAt         time.Time // When the last change came into the log; the list is in this order.
+	OccurredAt        time.Time // When it was made.
+	SoldAt            *time.Time
+	CancelledAt       *time.Time
+	ChannelKind       BookingChannelKind
+	ChannelName       *string // For example the OTA's name.
+	ExternalReference *string // The reseller's own reference.
+	LeadCustomerID    *string
+	CustomerName      *string // Of the lead customer. Personal data.
+	Title             *string // Of the first package, activity or product.
+	Lines             int32   // How many packages, activities and products there are.
+	Passengers        int32   // The largest number of any one line.
+	FirstDate         *Date   // First day of travel, in the booking's time zone.
+	LastDate          *Date
+	TimeZone          string // IANA.
+	Total             *Money
+	Paid              *Money
+	BalanceDue        *Money
+	TestMode          bool
+}
+
+func (v *RecentBooking) encode(e *eventEncoder) {
+	e.string("bookingId", v.BookingID)
+	if v.Reference == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.string("reference", *v.Reference)
+	}
+	v.Status.encode(e, "status")
+	e.string("lastEvent", v.LastEvent)
+	e.long(v.EntityVersion)
+	e.timestamp("changedAt", v.ChangedAt)
+	e.timestamp("occurredAt", v.OccurredAt)
+	if v.SoldAt == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.timestamp("soldAt", *v.SoldAt)
+	}
+	if v.CancelledAt == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.timestamp("cancelledAt", *v.CancelledAt)
+	}
+	v.ChannelKind.encode(e, "channelKind")
+	if v.ChannelName == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.string("channelName", *v.ChannelName)
+	}
+	if v.ExternalReference == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.string("externalReference", *v.ExternalReference)
+	}
+	if v.LeadCustomerID == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.string("leadCustomerId", *v.LeadCustomerID)
+	}
+	if v.CustomerName == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.string("customerName", *v.CustomerName)
+	}
+	if v.Title == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.string("title", *v.Title)
+	}
+	e.int(v.Lines)
+	e.int(v.Passengers)
+	if v.FirstDate == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.date("firstDate", *v.FirstDate)
+	}
+	if v.LastDate == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.date("lastDate", *v.LastDate)
+	}
+	e.string("timeZone", v.TimeZone)
+	if v.Total == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.enter("total")
+		v.Total.encode(e)
+		e.leave()
+	}
+	if v.Paid == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.enter("paid")
+		v.Paid.encode(e)
+		e.leave()
+	}
+	if v.BalanceDue == nil {
+		e.b = append(e.b, 0)
+	} else {
+		e.b = append(e.b, 2)
+		e.enter("balanceDue")
+		v.BalanceDue.encode(e)
+		e.leave()
+	}
+	e.boolean(v.TestMode)
+}
+
+func (v *RecentBooking) decode(d *eventDecoder) {
+	v.BookingID = d.string()
+	if d.r.optional() {
+		v.Reference = new(string)
+		*v.Reference = d.string()
+	} else {
+		v.Reference = nil
+	}
+	v.Status.decode(d)
+	v.LastEvent = d.string()
+	v.EntityVersion = d.r.long()
+	v.ChangedAt = d.timestamp()
+	v.OccurredAt = d.timestamp()
+	if d.r.optional() {
+		v.SoldAt = new(time.Time)
+		*v.SoldAt = d.timestamp()
+	} else {
+		v.SoldAt = nil
+	}
+	if d.r.optional() {
+		v.CancelledAt = new(time.Time)
+		*v.CancelledAt = d.timestamp()
+	} else {
+		v.CancelledAt = nil
+	}
+	v.ChannelKind.decode(d)
+	if d.r.optional() {
+		v.ChannelName = new(string)
+		*v.ChannelName = d.string()
+	} else {
+		v.ChannelName = nil
+	}
+	if d.r.optional() {
+		v.ExternalReference = new(string)
+		*v.ExternalReference = d.string()
+	} else {
+		v.ExternalReference = nil
+	}
+	if d.r.optional() {
+		v.LeadCustomerID = new(string)
+		*v.LeadCustomerID = d.string()
+	} else {
+		v.LeadCustomerID = nil
+	}
+	if d.r.optional() {
+		v.CustomerName = new(string)
+		*v.CustomerName = d.string()
+	} else {
+		v.CustomerName = nil
+	}
+	if d.r.optional() {
+		v.Title = new(string)
+		*v.Title = d.string()
+	} else {
+		v.Title = nil
+	}
+	v.Lines = d.r.int()
+	v.Passengers = d.r.int()
+	if d.r.optional() {
+		v.FirstDate = new(Date)
+		*v.FirstDate = d.date()
+	} else {
+		v.FirstDate = nil
+	}
+	if d.r.optional() {
+		v.LastDate = new(Date)
+		*v.LastDate = d.date()
+	} else {
+		v.LastDate = nil
+	}
+	v.TimeZone = d.string()
+	if d.r.optional() {
+		v.Total = new(Money)
+		v.Total.decode(d)
+	} else {
+		v.Total = nil
+	}
+	if d.r.optional() {
+		v.Paid = new(Money)
+		v.Paid.decode(d)
+	} else {
+		v.Paid = nil
+	}
+	if d.r.optional() {
+		v.BalanceDue = new(Money)
+		v.BalanceDue.decode(d)
+	} else {
+		v.BalanceDue = nil
+	}
+	v.TestMode = d.boolean()
+}
+
 // AppendAvro appends the event's Avro body, without a frame. An error names every field that cannot be written.
 func (v *AccountEvent) AppendAvro(dst []byte) ([]byte, error) {
 	e := eventEncoder{b: dst}
@@ -5397,6 +5686,26 @@ func (v *ProductEvent) EventMeta() *EventMeta { return &v.Meta }
 // EntityName names the entity, hence the topic.
 func (v *ProductEvent) EntityName() string { return "product" }
 
+// AppendAvro appends the event's Avro body, without a frame. An error names every field that cannot be written.
+func (v *RecentReservationsEvent) AppendAvro(dst []byte) ([]byte, error) {
+	e := eventEncoder{b: dst}
+	v.encode(&e)
+	return e.finish(dst)
+}
+
+// DecodeAvro reads a body that was written with the current schema.
+func (v *RecentReservationsEvent) DecodeAvro(body []byte) error {
+	d := newEventDecoder(body)
+	v.decode(&d)
+	return d.end()
+}
+
+// EventMeta is the event's meta, to read and to fill in.
+func (v *RecentReservationsEvent) EventMeta() *EventMeta { return &v.Meta }
+
+// EntityName names the entity, hence the topic.
+func (v *RecentReservationsEvent) EntityName() string { return "recent_reservations" }
+
 // NewEvent is an empty event of an entity; nil if there is no such entity.
 func NewEvent(entity string) Event {
 	switch entity {
@@ -5420,6 +5729,8 @@ func NewEvent(entity string) Event {
 		return new(PackageEvent)
 	case "product":
 		return new(ProductEvent)
+	case "recent_reservations":
+		return new(RecentReservationsEvent)
 	}
 	return nil
 }

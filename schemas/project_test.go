@@ -14,10 +14,10 @@ import (
 func eventTexts(t testing.TB) map[string]string {
 	t.Helper()
 	events := map[string]string{}
-	for _, entity := range Entities() {
+	for _, entity := range AllEntities() {
 		events[entity] = EventSchemaText(entity)
 	}
-	if len(events) != 10 {
+	if len(events) != 11 {
 		t.Fatalf("%d entities", len(events))
 	}
 	return events

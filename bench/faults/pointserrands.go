@@ -90,6 +90,8 @@ var errands = map[fault.Point][]errand{
 	fault.SubscriptionSweep:   {{who: "deliverer", do: swept, after: tombstoned}},
 	fault.TableApply:          {routes, delivers},
 
+	fault.RecentPublish: {{who: "command", do: snapshotByCommand}},
+
 	fault.KafkaProducer:  {routes, delivers, {who: "command", do: createByCommand, after: created}},
 	fault.KafkaProduce:   {{who: "router", spread: 4}, {who: "deliverer", spread: 6}, {who: "command", do: createByCommand, after: created}},
 	fault.KafkaCommitted: {routes, delivers},
@@ -234,6 +236,11 @@ func rerouteByCommand(ctx context.Context, r *pointRun) error {
 		return err
 	}
 	return r.twice(ctx, "undecodable", "reroute", id, "--detach")
+}
+
+// snapshotByCommand publishes the latest bookings by a command, and once more if it was hurt. Nobody has subscribed to them by name, so nobody gets them.
+func snapshotByCommand(ctx context.Context, r *pointRun) error {
+	return r.twice(ctx, "recent", "snapshot", "--company", r.name)
 }
 
 // twice runs a command that is hurt, and once more as whoever gave it would.

@@ -12,6 +12,7 @@ import (
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/internal/subscriptions"
+	"github.com/hookferry/hookferry/recent"
 	"github.com/hookferry/hookferry/router"
 )
 
@@ -22,6 +23,7 @@ type Config struct {
 	Router        router.Config         `yaml:"router"`
 	Deliverer     deliverer.Config      `yaml:"deliverer"`
 	Subscriptions subscriptions.Config  `yaml:"subscriptions"`
+	Recent        recent.Config         `yaml:"recent"`
 	Egress        egress.Config         `yaml:"egress"`
 	Secrets       secrets.Config        `yaml:"secrets"`
 	Host          host.Config           `yaml:"host"`
@@ -36,6 +38,7 @@ func defaultConfig() Config {
 		Router:        router.DefaultConfig(),
 		Deliverer:     deliverer.DefaultConfig(),
 		Subscriptions: subscriptions.DefaultConfig(),
+		Recent:        recent.DefaultConfig(),
 		Egress:        egress.DefaultConfig(),
 		Secrets:       secrets.DefaultConfig(),
 		Host:          host.DefaultConfig(),
@@ -51,6 +54,7 @@ func (c Config) sections() []section {
 		{"router", c.Router.Validate},
 		{"deliverer", c.withoutRedis().Validate},
 		{"subscriptions", c.Subscriptions.Validate},
+		{"recent", c.Recent.Validate},
 		{"egress", c.Egress.Validate},
 		{"secrets", c.Secrets.Validate},
 		{"host", c.Host.Validate},

@@ -25,6 +25,7 @@ import (
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/producer"
+	"github.com/hookferry/hookferry/recent"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -35,7 +36,7 @@ func devCommand(a *app) *cobra.Command {
 	var bodies bool
 	c := &cobra.Command{
 		Use:   "dev",
-		Short: "A whole world in one process: broker, Redis, publisher, router, deliverer, receiver. Not for production",
+		Short: "A whole world in one process: broker, Redis, publisher, router, deliverer, recent reservations, receiver. Not for production",
 		Long: `Run everything in one process, with nothing installed: a Kafka broker and a Redis in memory, sample events of all 26 types, router, deliverer, and a
 receiver that verifies and prints what comes. It is NOT for production: what is in memory is gone when it ends.
 
@@ -55,6 +56,10 @@ It prints how other commands can be pointed at it, so that subscriptions can be 
 			if w.cfg.Host.Listen, err = freeAddress(w.cfg.Host.Listen); err != nil {
 				return err
 			}
+			if w.cfg.Recent.Listen, err = freeAddress(w.cfg.Recent.Listen); err != nil {
+				return err
+			}
+			w.cfg.Recent.URL = "http://" + w.cfg.Recent.Listen
 			dir, err := w.leaveConfig()
 			if err != nil {
 				return err
@@ -66,7 +71,7 @@ It prints how other commands can be pointed at it, so that subscriptions can be 
 			}
 			defer p.close()
 			w.explain(a, filepath.Join(dir, configName))
-			return p.run(c.Context(), []string{"router", "deliverer"}, &samplePublisher{app: a, pipeline: p, receiver: w.receiver, rate: rate})
+			return p.run(c.Context(), allRoles, &samplePublisher{app: a, pipeline: p, receiver: w.receiver, rate: rate})
 		},
 	}
 	c.Flags().Float64Var(&rate, "rate", 1, "sample events to publish per second (0: none)")
@@ -122,6 +127,7 @@ func (a *app) startEmbedded(rc sandbox.ReceiverConfig) (_ *embedded, err error) 
 	cfg.Redis = deliverer.DefaultRedisConfig()
 	cfg.Redis.Addr = w.redis.Addr
 	cfg.Redis.Budget = 500 * time.Millisecond // everything shares this process's cores: what is late here is not down
+	cfg.Recent = recent.DefaultConfig()
 	cfg.Egress.AllowHTTP, cfg.Egress.Ports, cfg.Egress.ForwardProxy = true, []int{0}, ""
 	cfg.Egress.AllowRanges = append(cfg.Egress.AllowRanges, "127.0.0.0/8")
 	w.cfg = cfg
@@ -188,8 +194,9 @@ Point other commands at it, from another terminal:
   export %s=%s
   hookferry subscriptions list
   hookferry attempts --follow
+  hookferry recent --company %s
 
-`, w.cfg.Kafka.Brokers[0], w.cfg.Redis.Addr, w.receiver.URL("/ok"), w.cfg.Host.Listen, envConfig, config)
+`, w.cfg.Kafka.Brokers[0], w.cfg.Redis.Addr, w.receiver.URL("/ok"), w.cfg.Host.Listen, envConfig, config, devCompany)
 }
 
 // freeAddress is addr if nobody listens there, else a free one on this machine.

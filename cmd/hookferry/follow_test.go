@@ -96,6 +96,8 @@ func TestEveryCommandEndsWhenKafkaDoesNotAnswer(t *testing.T) {
 		"replay list":          {replayCommand, "list"},
 		"replay show":          {replayCommand, "show x --watch"},
 		"replay cancel":        {replayCommand, "cancel x"},
+		"recent":               {recentCommand, "--company c"},
+		"recent snapshot":      {recentCommand, "snapshot --company c"},
 		"publish":              {publishCommand, "--sample 1"},
 		"topics check":         {topicsCommand, "check"},
 		"topics create":        {topicsCommand, "create"},

@@ -3,7 +3,7 @@
 //	main.go     the table of commands and how an error ends the process
 //	app.go      what every command shares: configuration, Kafka, keys, subscriptions, output
 //	config.go   the one configuration file: a section per room, environment overrides, every mistake at once
-//	run.go      router, deliverer, all: the services on your Kafka and Redis
+//	run.go      router, deliverer, all: the services on your Kafka and Redis; recent.go has the third
 //	dev.go      the same services in a world that lives in the process; demo.go: the same world, with an end and a verdict
 //
 // The other files are a command each. This package assembles and decides nothing: a decision that is worth a test belongs to a room below.
@@ -42,6 +42,7 @@ var commands = []struct {
 	{"operate", undecodableCommand},
 	{"operate", replayCommand},
 	{"operate", verifyCommand},
+	{"operate", recentCommand},
 	{"tools", publishCommand},
 	{"tools", listenCommand},
 	{"tools", checkURLCommand},

@@ -23,7 +23,7 @@ func TestTheDocumentationOfTheMetricsIsCurrent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.close()
-	for _, role := range []string{"router", "deliverer"} {
+	for _, role := range allRoles {
 		if _, err := p.service(role); err != nil {
 			t.Fatal(err)
 		}

@@ -267,7 +267,7 @@ func TestSchemasListAndShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rows []schemaRow
-	if err := json.Unmarshal(out.Bytes(), &rows); err != nil || len(rows) != 26 {
+	if err := json.Unmarshal(out.Bytes(), &rows); err != nil || len(rows) != 27 {
 		t.Fatalf("%d rows, %v", len(rows), err)
 	}
 	for _, name := range []string{"check_in", "check_in.recorded", "CheckInEvent", rows[6].Fingerprint} {

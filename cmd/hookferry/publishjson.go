@@ -120,6 +120,9 @@ func eventOf(doc []byte, company string, now time.Time) (schemas.Event, error) {
 		return nil, &schemas.FieldError{Path: "meta.eventType", Problem: "is not a string"}
 	}
 	et, ok := schemas.EventTypeByName(name)
+	if ok && et.Internal {
+		return nil, &schemas.FieldError{Path: "meta.eventType", Problem: fmt.Sprintf("%q is made by Hookferry itself; run: hookferry recent snapshot", name)}
+	}
 	if !ok {
 		return nil, &schemas.FieldError{Path: "meta.eventType", Problem: fmt.Sprintf("%q is none of the 26 event types; run: hookferry schemas list", name)}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/internal/subscriptions"
+	"github.com/hookferry/hookferry/recent"
 	"github.com/hookferry/hookferry/router"
 )
 
@@ -36,12 +38,15 @@ func delivererCommand(a *app) *cobra.Command {
 }
 
 func allCommand(a *app) *cobra.Command {
-	return serviceCommand(a, []string{"router", "deliverer"}, &cobra.Command{
+	return serviceCommand(a, allRoles, &cobra.Command{
 		Use:     "all",
-		Short:   "Router and deliverer in one process, on your Kafka and Redis",
+		Short:   "Router, deliverer and recent reservations in one process, on your Kafka and Redis",
 		Example: "  hookferry topics create && hookferry all",
 	})
 }
+
+// allRoles are the services of all and of dev.
+var allRoles = []string{"router", "deliverer", "recent"}
 
 const serviceHelp = `
 
@@ -89,6 +94,8 @@ type pipeline struct {
 	table   *subscriptions.Table
 	writer  *subscriptions.Writer
 	policy  *egress.Policy
+
+	snapshots snapshotPublisher
 }
 
 // newPipeline makes no round trip.
@@ -104,10 +111,14 @@ func newPipeline(cfg Config, keys *secrets.Keyring, log *zap.Logger) (*pipeline,
 	p := &pipeline{cfg: cfg, log: log, metrics: host.NewRegistry(version()), kafka: client, policy: policy}
 	p.table = subscriptions.NewTable(client, keys, subscriptions.Options{Log: log.Named("subscriptions")})
 	p.writer = subscriptions.NewWriter(client, p.table, keys, policy, cfg.Subscriptions)
+	p.snapshots = newSnapshotPublisher(client)
 	return p, nil
 }
 
-func (p *pipeline) close() { p.kafka.Close() }
+func (p *pipeline) close() {
+	p.snapshots.close()
+	p.kafka.Close()
+}
 
 // kafkaPatience is how long a service waits for a Kafka that does not answer when it starts: as long as a broker takes to start beside it.
 const kafkaPatience = 2 * time.Minute
@@ -140,10 +151,16 @@ func (p *pipeline) waitForTopics(ctx context.Context) error {
 }
 
 // run runs the services of the roles, and what else is given behind them, until ctx ends or a signal comes. The table is first to start and last to
-// stop, because both services ask it.
+// stop, because router and deliverer ask it. Recent reservations without a listener are left out: nobody could ask.
 func (p *pipeline) run(ctx context.Context, roles []string, more ...host.Service) error {
-	services := []host.Service{p.table}
+	var services []host.Service
+	if !slices.Equal(roles, []string{"recent"}) {
+		services = append(services, p.table)
+	}
 	for _, role := range roles {
+		if role == "recent" && p.cfg.Recent.Listen == "" && len(roles) > 1 {
+			continue
+		}
 		s, err := p.service(role)
 		if err != nil {
 			return err
@@ -157,6 +174,8 @@ func (p *pipeline) service(role string) (host.Service, error) {
 	switch role {
 	case "router":
 		return router.New(p.cfg.Router, router.Deps{Kafka: p.kafka, Table: p.table, Log: p.log, Metrics: p.metrics, ClockSpread: p.cfg.Subscriptions.ClockSpread})
+	case "recent":
+		return recent.New(p.cfg.Recent, recent.Deps{Kafka: p.kafka, Publish: p.snapshots.publish, Log: p.log, Metrics: p.metrics})
 	case "deliverer":
 		d, err := deliverer.New(p.cfg.deliverer(), deliverer.Deps{
 			Kafka: p.kafka, Table: p.table, Writer: p.writer, Policy: p.policy, Log: p.log, Metrics: p.metrics, Version: version(),

@@ -19,7 +19,7 @@ import (
 func schemasCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "schemas",
-		Short: "The 26 event types and their Avro schemas: list, show, register, check",
+		Short: "The 26 event types, and our own, and their Avro schemas: list, show, register, check",
 		Long: "Events are Avro, one schema per entity. Without a schema registry nothing needs to be registered: events carry the fingerprint of their schema.\n" +
 			"With one (kafka.registry in the configuration), register puts the schemas of this release there, and check asks before whether they may follow what is there.",
 		Example: "  hookferry schemas show booking > booking_event.avsc",
@@ -53,7 +53,7 @@ func schemasListCommand(a *app) *cobra.Command {
 			}
 			var rows []schemaRow
 			var cells [][]string
-			for _, et := range schemas.EventTypes() {
+			for _, et := range schemas.AllEventTypes() {
 				r := schemaRow{et.Name, et.Entity, et.GroupID, et.TypeID, et.V1Text, et.Record, et.DataRecord, cfg.Kafka.TopicPrefix + "events." + et.Entity, fingerprint(et.Entity)}
 				rows = append(rows, r)
 				cells = append(cells, []string{r.Type, strconv.Itoa(r.GroupID), strconv.Itoa(r.TypeID), r.V1Text, r.Record, r.Fingerprint, r.Topic})
@@ -92,7 +92,7 @@ func schemasShowCommand(a *app) *cobra.Command {
 }
 
 func schemaNamed(name string) (string, error) {
-	for _, et := range schemas.EventTypes() {
+	for _, et := range schemas.AllEventTypes() {
 		if name == et.Entity || name == et.Name || name == et.Record {
 			return schemas.EventSchemaText(et.Entity), nil
 		}
@@ -116,7 +116,7 @@ type registered struct {
 
 // forSubjects calls one for every entity that was asked for, all of them if none was.
 func forSubjects(ctx context.Context, a *app, entities []string, one func(*kafka.Registry, *registered, string) error) ([]registered, error) {
-	all := schemas.Entities()
+	all := schemas.AllEntities()
 	if len(entities) == 0 {
 		entities = all
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/internal/subscriptions"
+	"github.com/hookferry/hookferry/recent"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -102,12 +103,14 @@ func subscriptionsCreateCommand(a *app) *cobra.Command {
 	var f subscriptionFlags
 	var company, secret, secretFile, from string
 	var acceptGap bool
+	var snapshot int
 	c := &cobra.Command{
 		Use:   "create",
 		Short: "Make a subscription; it is live when the command returns",
 		Long: "Makes a subscription and prints its signing secret, once. The command returns when the subscription is live, about three seconds later:\n" +
 			"every event published after that is delivered, and none from before. With --from it also gets what was published since then, as far as the\n" +
-			"topics still hold it, without a gap and nothing twice: a catch-up routes that while the live events flow.",
+			"topics still hold it, without a gap and nothing twice: a catch-up routes that while the live events flow. With --snapshot its first event holds the\n" +
+			"company's latest bookings (docs/recent.md); a router must run, and the receiver should know the secret already (--secret-file).",
 		Example: "  hookferry subscriptions create --company c0ffee01 --name crm --url https://hooks.example.com/in --events 'booking.*,customer.creation'\n" +
 			"  hookferry subscriptions create --company c0ffee01 --name bi --url https://bi.example.com/in --events '*' --from 72h --replay-rate 200",
 		Args: cobra.NoArgs,
@@ -128,8 +131,18 @@ func subscriptionsCreateCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			create := w.Create
+			if c.Flags().Changed("snapshot") {
+				first, err := a.firstSnapshot(c.Context(), company, snapshot)
+				if err != nil {
+					return err
+				}
+				create = func(ctx context.Context, d subscriptions.Draft) (*subscriptions.Live, secrets.Secret, error) {
+					return w.CreateAfter(ctx, d, first)
+				}
+			}
 			done := a.waiting("waiting until every router knows it (ms)", 3250*time.Millisecond)
-			l, plain, err := w.Create(c.Context(), subscriptions.Draft{
+			l, plain, err := create(c.Context(), subscriptions.Draft{
 				Company: company, Name: f.name, URL: f.url, Events: f.events, Format: f.format, Headers: headers, Schedule: f.schedule,
 				Timeout: f.timeout, MaxConcurrency: f.concurrency, MaxRate: f.rate, Secret: given, Operator: true,
 				ReplayRate: f.replayRate, Order: f.order, From: since, AcceptGap: acceptGap,
@@ -153,6 +166,8 @@ func subscriptionsCreateCommand(a *app) *cobra.Command {
 	c.Flags().StringVar(&secret, "secret", "generated", "signing secret, whsec_...; 'generated' makes one")
 	c.Flags().StringVar(&secretFile, "secret-file", "", "file with the signing secret, so that it does not show in the list of processes")
 	c.Flags().StringVar(&from, "from", "", "also what was published since: earliest (all that the topics hold), 2026-01-31T12:00:00Z, or 24h (ago)")
+	c.Flags().IntVar(&snapshot, "snapshot", 0, "begin with a snapshot of the company's latest bookings: --snapshot (50 of them) or --snapshot=N, up to 500")
+	c.Flags().Lookup("snapshot").NoOptDefVal = strconv.Itoa(recent.DefaultLimit)
 	c.Flags().BoolVar(&acceptGap, "accept-gap", false, "go on where retention has taken a part of what --from asks for")
 	for _, name := range []string{"company", "name", "url", "events"} {
 		c.MarkFlagRequired(name)

@@ -58,6 +58,8 @@ const (
 	SubscriptionSweep
 	TableApply
 
+	RecentPublish
+
 	KafkaProducer
 	KafkaProduce
 	KafkaCommitted
@@ -129,6 +131,8 @@ var Points = [count]Info{
 	SubscriptionRepair:  {"subscription.repair", "internal/subscriptions/writer.go", "what stands, after a lost race: restated behind the refused record in `subscriptions`", true},
 	SubscriptionSweep:   {"subscription.sweep", "internal/subscriptions/sweep.go", "repairs that no writer made, and tombstones: from a partition's owner to `subscriptions`", true},
 	TableApply:          {"table.apply", "internal/subscriptions/table.go", "fetched records of `subscriptions`: into the table that routers match against and deliverers send by", false},
+
+	RecentPublish: {"recent.publish", "recent/snapshot.go", "a snapshot that was asked for: from the model to its topic of events", true},
 
 	KafkaProducer:  {"kafka.producer", "internal/kafka/append.go", "a producer id: from the broker into the appender", true},
 	KafkaProduce:   {"kafka.produce", "internal/kafka/append.go", "the batches of one produce request: from the appender to the log of their leader", true},

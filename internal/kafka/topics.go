@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// entities have a topic of events each. Held to schemas.Entities by a test.
-var entities = []string{"booking", "customer", "check_in", "account", "contact", "employee", "package", "activity", "product", "inventory"}
+// entities have a topic of events each. Held to schemas.AllEntities by a test. The last is our own: snapshots of recent reservations.
+var entities = []string{"booking", "customer", "check_in", "account", "contact", "employee", "package", "activity", "product", "inventory", "recent_reservations"}
 
 // Names are the topics of a deployment, with their prefix.
 type Names struct {

@@ -18,14 +18,18 @@ var (
 )
 
 func init() {
-	for i, t := range schemas.EventTypes() {
+	for i, t := range schemas.AllEventTypes() {
 		if i >= 64 {
 			panic("BUG: more event types than bits")
 		}
 		bit := wanted(1) << i
 		typeNumber[t.Name], typeBit[t.Name] = i, bit
 		entity, trigger, _ := strings.Cut(t.Name, ".")
-		for _, pattern := range []string{"*", t.Name, entity + ".*", "*." + trigger} {
+		patterns := []string{"*", t.Name, entity + ".*", "*." + trigger}
+		if t.Internal {
+			patterns = []string{t.Name, entity + ".*"}
+		}
+		for _, pattern := range patterns {
 			patternBits[pattern] |= bit
 		}
 	}
@@ -46,14 +50,22 @@ func CheckPatterns(patterns []string) ([]string, error) {
 	return out, c.refusals.err()
 }
 
-// matchesText matches by text alone, for types that this build's catalogue does not hold (a newer publisher).
+// matchesText matches by text alone, for types that this build's catalogue does not hold (a newer publisher). An internal type is wanted by who names its
+// entity: "*" and "*.trigger" stand for what upstream services publish, and who subscribed to everything shall not get, from one release to the next, a
+// body of up to 500 bookings that he has had before.
 func matchesText(pattern, eventType string) bool {
-	if pattern == "*" || pattern == eventType {
+	if pattern == eventType {
 		return true
 	}
 	if entity, ok := strings.CutSuffix(pattern, ".*"); ok {
 		have, _, _ := strings.Cut(eventType, ".")
 		return have == entity
+	}
+	if t, ok := schemas.EventTypeByName(eventType); ok && t.Internal {
+		return false
+	}
+	if pattern == "*" {
+		return true
 	}
 	if trigger, ok := strings.CutPrefix(pattern, "*."); ok {
 		_, have, found := strings.Cut(eventType, ".")
@@ -63,7 +75,7 @@ func matchesText(pattern, eventType string) bool {
 }
 
 // wants joins the patterns of a subscription: a type ("booking.creation"), all of an entity ("booking.*"), a trigger of all entities ("*.removal"), or
-// everything ("*").
+// everything that upstream services publish ("*").
 func wants(patterns []string) wanted {
 	var set wanted
 	for _, p := range patterns {

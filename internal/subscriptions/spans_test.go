@@ -124,7 +124,7 @@ func TestPauseAndResumeLeaveOneSideForEveryEvent(t *testing.T) {
 			t.Errorf("Pause returned %d ms after its cut; others have %+v", time.Now().UnixMilli()-cut, known.Subscription)
 		}
 		redrive := last(orders(t, p.client)[schemas.PausedRedriveID(l.ID, cut)])
-		if redrive.Cut != cut || len(redrive.Begins) != partitions*len(schemas.Entities()) {
+		if redrive.Cut != cut || len(redrive.Begins) != partitions*len(schemas.AllEntities()) {
 			t.Errorf("the note of the pause: %+v", redrive)
 		}
 		<-time.After(time.Minute)

@@ -130,9 +130,7 @@ func (w *Writer) createOnce(ctx context.Context, d Draft) (l *Live, plain secret
 	}
 	if err == nil {
 		w.confirm(ctx, order, at)
-		if err = fault.Before(fault.SubscriptionTwin); err == nil {
-			err = fault.After(fault.SubscriptionTwin, w.withdrawTwin(ctx, at.l))
-		}
+		err = w.withdrawTwin(ctx, at.l)
 		if errors.Is(err, errTwin) {
 			at.l = nil
 		}
@@ -227,6 +225,13 @@ func sameName(list []*Live, name, but string) *Live {
 // older does not decide: the older by its clock may be the later in the log, and then only it sees both. errTwin: l was withdrawn; on any other error it
 // stands, or may. If both withdrew, at least one of them finds the name free when it looks again, so somebody gets it.
 func (w *Writer) withdrawTwin(ctx context.Context, l *Live) error {
+	if err := fault.Before(fault.SubscriptionTwin); err != nil {
+		return err
+	}
+	return fault.After(fault.SubscriptionTwin, w.withdrawIfTwin(ctx, l))
+}
+
+func (w *Writer) withdrawIfTwin(ctx context.Context, l *Live) error {
 	if err := w.table.CatchUp(ctx); err != nil {
 		return err
 	}
