@@ -77,7 +77,7 @@ func (f *subscriptionFlags) add(c *cobra.Command) {
 	flags.StringArrayVar(&f.headers, "header", nil, "a header to send with every try, 'Name: value'; may be repeated. Values are kept encrypted")
 	flags.DurationSliceVar(&f.schedule, "schedule", nil, "waits before the tries after the first, with commas between: 5s,5m,1h (default: 10 tries over 75h35m)")
 	flags.DurationVar(&f.timeout, "timeout", 0, "of one try, 1s to 30s (default 15s)")
-	flags.IntVar(&f.concurrency, "max-concurrency", 0, "tries at once, 1 to 64 (0: as the deployment says)")
+	flags.IntVar(&f.concurrency, "max-concurrency", 0, "tries at once, 1 to 64 (0: as deliverer.max_concurrency says)")
 	flags.Float64Var(&f.rate, "max-rate", 0, "tries per second (0: no limit)")
 }
 
@@ -404,7 +404,7 @@ type subscriptionView struct {
 	Secrets        []secretView `json:"secrets"`
 	Schedule       []string     `json:"schedule"` // waits before each try; empty: the default
 	Timeout        string       `json:"timeout"`
-	MaxConcurrency int32        `json:"max_concurrency"` // 0: as the deployment says
+	MaxConcurrency int32        `json:"max_concurrency"` // 0: as deliverer.max_concurrency says
 	MaxRate        float64      `json:"max_rate"`        // 0: none
 	State          string       `json:"state"`
 	StateReason    string       `json:"state_reason,omitempty"`
