@@ -88,7 +88,7 @@ type attemptRow struct {
 	EventID      string     `json:"event_id"`
 	EventType    string     `json:"event_type"`
 	EntityID     string     `json:"entity_id"`
-	Number       int32      `json:"number"`
+	Number       int32      `json:"number,omitempty"` // of the try; 0, left out: none was made
 	Round        int64      `json:"round,omitempty"`
 	DurationMs   float64    `json:"duration_ms"`
 	Address      string     `json:"address,omitempty"`
@@ -106,10 +106,13 @@ type attemptRow struct {
 func attemptRowOf(at *schemas.Attempt) attemptRow {
 	r := attemptRow{
 		StartedAt: time.UnixMilli(at.StartedAt).UTC(), TaskID: at.TaskID, Subscription: at.Subscription, Company: at.Company, EventID: at.EventID,
-		EventType: at.EventType, EntityID: at.EntityID, Number: at.Number, Round: at.Round, DurationMs: float64(at.DurationMicros) / 1000,
+		EventType: at.EventType, EntityID: at.EntityID, Round: at.Round, DurationMs: float64(at.DurationMicros) / 1000,
 		Address: at.Address, Status: at.Status, Verdict: string(at.Verdict), Reason: string(at.Reason), Answer: string(at.Answer),
 		Sent: at.BytesSent, Received: at.BytesReceived, Replay: at.Replay,
 		Source: fmt.Sprintf("%s/%d@%d", at.Source.Topic, at.Source.Partition, at.Source.Offset),
+	}
+	if at.Tried() {
+		r.Number = at.Number
 	}
 	if at.NextDue != 0 {
 		due := time.UnixMilli(at.NextDue).UTC()
@@ -119,7 +122,10 @@ func attemptRowOf(at *schemas.Attempt) attemptRow {
 }
 
 func (r *attemptRow) cells() []string {
-	status := "-"
+	try, status := "-", "-"
+	if r.Number != 0 {
+		try = strconv.Itoa(int(r.Number))
+	}
 	if r.Status != 0 {
 		status = strconv.Itoa(int(r.Status))
 	}
@@ -131,7 +137,7 @@ func (r *attemptRow) cells() []string {
 	if r.NextDue != nil {
 		next = r.NextDue.Format(time.RFC3339)
 	}
-	return []string{r.StartedAt.Format("2006-01-02T15:04:05.000Z"), r.Subscription, r.EventType, r.EventID, strconv.Itoa(int(r.Number)), status, verdict,
+	return []string{r.StartedAt.Format("2006-01-02T15:04:05.000Z"), r.Subscription, r.EventType, r.EventID, try, status, verdict,
 		strconv.FormatFloat(r.DurationMs, 'f', 1, 64), next, r.TaskID}
 }
 
