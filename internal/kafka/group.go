@@ -197,10 +197,16 @@ func (g *Group) tryOffsetFetch(ctx context.Context, tps []TP) (map[TP]Committed,
 		return nil, err
 	}
 	r := m.(*offsetfetch.Response)
+	found := make(map[TP]Committed, len(tps))
+	if g.cg == nil && kgo.Error(r.ErrorCode) == kgo.GroupIdNotFound { // nobody ever joined, which only who is no member himself may believe
+		for _, tp := range tps {
+			found[tp] = Committed{Offset: -1}
+		}
+		return found, nil
+	}
 	if err := g.coordinated(r.ErrorCode); err != nil {
 		return nil, err
 	}
-	found := make(map[TP]Committed, len(tps))
 	for _, t := range r.Topics {
 		for _, p := range t.Partitions {
 			if err := g.coordinated(p.ErrorCode); err != nil {
