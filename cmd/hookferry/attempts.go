@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -28,14 +29,9 @@ func attemptsCommand(a *app) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			f.Verdict, f.Reason = schemas.Verdict(verdict), schemas.Reason(reason)
-			if verdict != "" && !slices.Contains(schemas.Verdicts(), f.Verdict) {
-				return usagef("--verdict: %q is none of %v", verdict, schemas.Verdicts())
-			}
-			if reason != "" && !slices.Contains(schemas.Reasons(), f.Reason) {
-				return usagef("--reason: %q is none of %v", reason, schemas.Reasons()[1:])
-			}
-			if limit < 1 {
-				return usagef("--limit must be at least 1")
+			if err := cmp.Or(checkVerdict(f.Verdict), checkReason(f.Reason), checkEventType("type", f.EventType), checkPositive(c, "since", since),
+				checkLimit(limit)); err != nil {
+				return err
 			}
 			if since > 0 {
 				f.Since = time.Now().Add(-since)
@@ -45,13 +41,18 @@ func attemptsCommand(a *app) *cobra.Command {
 				return err
 			}
 			if follow {
+				if f.Subscription != "" {
+					if err := a.subscriptionThere(c.Context(), f.Subscription); err != nil {
+						return err
+					}
+				}
 				return deliverer.FollowAttempts(c.Context(), client, f, a.printAttempt)
 			}
 			bar := a.progress("reading", 0)
 			defer bar.Done()
 			var rows []attemptRow
 			newestLast := func(x, y attemptRow) int { return x.StartedAt.Compare(y.StartedAt) }
-			err = deliverer.ReadAttempts(c.Context(), client, f, func(read, _ int64) { bar.Set(read) }, func(at *schemas.Attempt) {
+			err = deliverer.ReadAttempts(c.Context(), client, f, bar.Of, func(at *schemas.Attempt) {
 				if rows = append(rows, attemptRowOf(at)); len(rows) > 2*limit { // never more in memory than twice what is shown
 					slices.SortStableFunc(rows, newestLast)
 					rows = append(rows[:0], rows[len(rows)-limit:]...)
@@ -60,6 +61,11 @@ func attemptsCommand(a *app) *cobra.Command {
 			bar.Done()
 			if err != nil {
 				return err
+			}
+			if len(rows) == 0 && f.Subscription != "" {
+				if err := a.subscriptionThere(c.Context(), f.Subscription); err != nil {
+					return err
+				}
 			}
 			slices.SortStableFunc(rows, newestLast)
 			return a.showAttempts(rows[max(0, len(rows)-limit):])

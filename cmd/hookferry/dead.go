@@ -44,6 +44,9 @@ func deadFilter(c *cobra.Command, o *schemas.Replay) (check func() error) {
 		if o.Reason = schemas.Reason(reason); reason != "" && !slices.Contains(schemas.Reasons(), o.Reason) {
 			return usagef("--reason: %q is none of %v", reason, schemas.Reasons()[1:])
 		}
+		if err := checkPositive(c, "since", since); err != nil {
+			return err
+		}
 		if since > 0 {
 			o.From = time.Now().Add(-since).UnixMilli()
 		}

@@ -39,6 +39,20 @@ func TestExitCodesTellAMistakeFromAFailure(t *testing.T) {
 		{"demo --events 0", exitUsage, "error: usage: --events 0"},
 		{"dev --rate -1", exitUsage, "error: usage: --rate -1"},
 		{"listen --fail sometimes", exitUsage, `error: usage: --fail "sometimes"`},
+		{"subscriptions list --state bogus", exitUsage, `error: usage: --state: "bogus" is none of active, paused, disabled, deleted`},
+		{"attempts --type nope", exitUsage, `error: usage: --type: "nope" is no event type`},
+		{"attempts --type booking.*", exitUsage, `error: usage: --type: "booking.*" is no event type`},
+		{"attempts --verdict nope", exitUsage, `error: usage: --verdict: "nope" is none of delivered, retry,`},
+		{"attempts --reason nope", exitUsage, `error: usage: --reason: "nope" is none of early_response,`},
+		{"attempts --since -1h", exitUsage, "error: usage: --since -1h0m0s"},
+		{"attempts --since 0s", exitUsage, "error: usage: --since 0s"},
+		{"attempts --limit 0", exitUsage, "error: usage: --limit"},
+		{"dead list --since -1h", exitUsage, "error: usage: --since -1h0m0s"},
+		{"undecodable list --reason nope", exitUsage, `error: usage: --reason: "nope" is none of bad_boolean,`},
+		{"undecodable list --limit -1", exitUsage, "error: usage: --limit"},
+		{"undecodable reroute --all --reason bogus", exitUsage, `error: usage: --reason: "bogus" is none of`},
+		{"undecodable reroute --all --rate -1", exitUsage, "error: usage: --rate -1"},
+		{"undecodable reroute --all --rate NaN", exitUsage, "error: usage: --rate NaN"},
 		{"config check --config nowhere.yml", exitFailed, "error: config_invalid: "},
 	} {
 		code, out, errs := runApp(strings.Fields(c.args)...)
@@ -168,6 +182,27 @@ func TestProgressIsSilentForASecondThenShowsPlainLinesAwayFromATerminal(t *testi
 		long.Done()
 		long.Done()
 		want := "scanning: 8 of 100 (8%), about 12s left\nscanning: 48 of 100 (48%), about 7s left\nscanning: 88 of 100 (88%), about 2s left\nscanning: 100 of 100 (100%) in 12s\n"
+		if b.String() != want {
+			t.Errorf("%q\nwant %q", b.String(), want)
+		}
+	})
+}
+
+// A wait is told in seconds, and a reading says how much there is to read.
+func TestProgressOfAWaitAndOfAReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		a := &app{errOut: &b}
+		done := a.waiting("waiting for it", 10*time.Second)
+		<-time.After(7100 * time.Millisecond)
+		done()
+		done()
+		reading := a.progress("reading", 0)
+		<-time.After(time.Second)
+		reading.Of(250, 1000)
+		reading.Done()
+		want := "waiting for it: 1.0s of 10.0s\nwaiting for it: 6.0s of 10.0s\nwaiting for it: 7.0s of 10.0s\n" +
+			"reading: 250 of 1000 (25%), about 3s left\nreading: 250 of 1000 (25%), about 3s left\n"
 		if b.String() != want {
 			t.Errorf("%q\nwant %q", b.String(), want)
 		}

@@ -35,15 +35,15 @@ func subscriptionsCommand(a *app) *cobra.Command {
 
 // writer is the only writer of subscriptions in this process, and the table it looks at.
 func (a *app) writer(ctx context.Context) (*subscriptions.Writer, *subscriptions.Table, error) {
+	keys, err := a.keyring() // before the table, which opens secrets with it
+	if err != nil {
+		return nil, nil, err
+	}
 	t, err := a.table(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	client, err := a.kafka(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	keys, err := a.keyring()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -117,7 +117,7 @@ func subscriptionsCreateCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			done := a.waiting("waiting until every router knows it (ms)", 3250*time.Millisecond)
+			done := a.waiting("waiting until every router knows it", 3250*time.Millisecond)
 			l, plain, err := w.Create(c.Context(), subscriptions.Draft{
 				Company: company, Name: f.name, URL: f.url, Events: f.events, Format: f.format, Headers: headers, Schedule: f.schedule,
 				Timeout: f.timeout, MaxConcurrency: f.concurrency, MaxRate: f.rate, Secret: given, Operator: true,
@@ -173,6 +173,9 @@ func subscriptionsListCommand(a *app) *cobra.Command {
 		Example: "  hookferry subscriptions list --company c0ffee01",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkState(state); err != nil {
+				return err
+			}
 			t, err := a.table(c.Context())
 			if err != nil {
 				return err
@@ -354,32 +357,6 @@ func subscriptionsDeleteCommand(a *app) *cobra.Command {
 	addCompanyFlag(c, &company)
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
-}
-
-// waiting shows how a wait of a known length passes. done ends it.
-func (a *app) waiting(title string, length time.Duration) (done func()) {
-	const step = 250 * time.Millisecond
-	bar := a.progress(title, length.Milliseconds())
-	stop, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(step)
-		defer tick.Stop()
-		for passed := step; passed <= length; passed += step {
-			select {
-			case <-tick.C:
-				bar.Set(passed.Milliseconds())
-			case <-stop:
-				return
-			}
-		}
-		<-stop
-	}()
-	return func() {
-		close(stop)
-		<-ended
-		bar.Done()
-	}
 }
 
 // confirm asks a question on the terminal.
