@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -253,11 +254,22 @@ func TestListenFailsAsItIsTold(t *testing.T) {
 		func() error { _, err := failScript("", 1, 1, true, false); return err },
 		func() error { _, err := failScript("503", 0, 1, true, false); return err },
 		func() error { _, err := failScript("503", 1, 1.5, true, true); return err },
-		func() error { _, err := failScript("99", 0, 1, false, false); return err },
-		func() error { _, err := failScript("nonsense", 0, 1, false, false); return err },
+		func() error { _, err := failScript("503", 1, math.NaN(), true, true); return err },
 	} {
 		if err := f(); !errors.As(err, new(*usageError)) {
 			t.Errorf("%v is no usage error", err)
+		}
+	}
+	// Each of these was once taken, and answered with 404 or 200 when the first request came.
+	for _, fail := range []string{"99", "1000", "-1", "nonsense", "status", "status/", "status/abc", "status/99", "status/503/soon", "status/503/1/2", "delay", "delay/5",
+		"delay/-5s", "delay/soon", "hang/5s", "reset/", "/503", "503/", "ok", "flap/2", " 503"} {
+		if _, err := failScript(fail, 0, 1, false, false); !errors.As(err, new(*usageError)) {
+			t.Errorf("--fail %q: %v is no usage error", fail, err)
+		}
+	}
+	for _, fail := range []string{"503", "204", "status/410", "status/429/30", "delay/100ms", "hang", "reset", "drip", "early", "redirect", "disable", "abort"} {
+		if _, err := failScript(fail, 0, 1, false, false); err != nil {
+			t.Errorf("--fail %q: %v", fail, err)
 		}
 	}
 }
