@@ -62,7 +62,7 @@ func (a *app) writer(ctx context.Context) (*subscriptions.Writer, *subscriptions
 type subscriptionFlags struct {
 	name, url, format string
 	events, headers   []string
-	schedule          []time.Duration
+	schedule          scheduleFlag
 	timeout           time.Duration
 	concurrency       int
 	rate              float64
@@ -75,7 +75,7 @@ func (f *subscriptionFlags) add(c *cobra.Command) {
 	flags.StringSliceVar(&f.events, "events", nil, "event types and patterns, with commas between: booking.creation, booking.*, *.removal, *")
 	flags.StringVar(&f.format, "format", "", "standard, cloudevents or classic (default standard)")
 	flags.StringArrayVar(&f.headers, "header", nil, "a header to send with every try, 'Name: value'; may be repeated. Values are kept encrypted")
-	flags.DurationSliceVar(&f.schedule, "schedule", nil, "waits before the tries after the first, with commas between: 5s,5m,1h (default: 10 tries over 75h35m)")
+	flags.Var(&f.schedule, "schedule", "waits before the tries after the first, with commas between: 5s,5m,1h; 'default': 10 tries over 75h35m")
 	flags.DurationVar(&f.timeout, "timeout", 0, "of one try, 1s to 30s (default 15s)")
 	flags.IntVar(&f.concurrency, "max-concurrency", 0, "tries at once, 1 to 64 (0: as deliverer.max_concurrency says)")
 	flags.Float64Var(&f.rate, "max-rate", 0, "tries per second (0: no limit)")
@@ -119,7 +119,7 @@ func subscriptionsCreateCommand(a *app) *cobra.Command {
 			}
 			done := a.waiting("waiting until every router knows it", 3250*time.Millisecond)
 			l, plain, err := w.Create(c.Context(), subscriptions.Draft{
-				Company: company, Name: f.name, URL: f.url, Events: f.events, Format: f.format, Headers: headers, Schedule: f.schedule,
+				Company: company, Name: f.name, URL: f.url, Events: f.events, Format: f.format, Headers: headers, Schedule: f.schedule.waits,
 				Timeout: f.timeout, MaxConcurrency: f.concurrency, MaxRate: f.rate, Secret: given, Operator: true,
 			})
 			done()
@@ -306,7 +306,7 @@ func (f *subscriptionFlags) change(c *cobra.Command) (subscriptions.Change, erro
 		ch.Format = &f.format
 	}
 	if given("schedule") {
-		ch.Schedule = &f.schedule
+		ch.Schedule = &f.schedule.waits
 	}
 	if given("timeout") {
 		ch.Timeout = &f.timeout
