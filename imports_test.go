@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -68,8 +69,65 @@ func arrow(from, to string) string {
 	return ""
 }
 
+// testArrow is arrow for the tests of a package. Beside what the package may import they may use it from outside, and the sandbox if it has to do with
+// Kafka: what needs a world to be tested lies above it. A stage's tests know no other stage either, or two of them could only be understood together.
+func testArrow(from, to string) string {
+	if to == "internal/sandbox" && slices.Contains(rooms[room(from)], "internal/kafka") || to == "internal/sandbox" && room(from) == "internal/kafka" {
+		return ""
+	}
+	return arrow(from, to)
+}
+
+// testsOnly are packages of others that nothing that we ship may import.
+var testsOnly = []string{"github.com/linkedin/goavro/v2"}
+
+// Each build is looked at: what a build tag adds is imported by nothing else.
 func TestImportsGoDownwardOnly(t *testing.T) {
-	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "./...").Output()
+	for _, tags := range []string{"", "faultpoints"} {
+		t.Run("tags "+tags, func(t *testing.T) {
+			packages, tests := 0, 0
+			for _, p := range listPackages(t, tags) {
+				from, ours := strings.CutPrefix(p.ImportPath, module)
+				if !ours {
+					continue // the package of this test
+				}
+				packages++
+				for _, i := range p.Imports {
+					if to, ours := strings.CutPrefix(i, module); ours {
+						complain(t, arrow(from, to))
+					} else if slices.Contains(testsOnly, i) {
+						t.Errorf("%s may not import %s: it is for tests", from, i)
+					}
+				}
+				for _, i := range slices.Concat(p.TestImports, p.XTestImports) {
+					if to, ours := strings.CutPrefix(i, module); ours {
+						tests++
+						complain(t, testArrow(from, to))
+					}
+				}
+			}
+			if packages < len(rooms) || tests < 50 {
+				t.Errorf("only %d packages and %d imports of tests were looked at", packages, tests)
+			}
+		})
+	}
+}
+
+func complain(t *testing.T, problem string) {
+	t.Helper()
+	if problem != "" {
+		t.Error(problem)
+	}
+}
+
+type listed struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+func listPackages(t *testing.T, tags string) (all []listed) {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-tags", tags, "-json=ImportPath,Imports,TestImports,XTestImports", "./...").Output()
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
@@ -77,31 +135,46 @@ func TestImportsGoDownwardOnly(t *testing.T) {
 		}
 		t.Fatal(err)
 	}
-	packages := 0
-	for d := json.NewDecoder(bytes.NewReader(out)); ; packages++ {
-		var p struct {
-			ImportPath string
-			Imports    []string
-		}
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
 		if err := d.Decode(&p); errors.Is(err, io.EOF) {
-			break
+			return all
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		from, ours := strings.CutPrefix(p.ImportPath, module)
-		if !ours {
-			continue // the package of this test
+		all = append(all, p)
+	}
+}
+
+// docs/design.md gives the reason for every package that go.mod requires directly.
+func TestEveryPackageOfOthersHasItsReason(t *testing.T) {
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	design, err := os.ReadFile("docs/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(design), "## Packages")
+	if !found {
+		t.Fatal("docs/design.md has no section Packages")
+	}
+	direct := 0
+	for line := range strings.Lines(string(mod)) {
+		path, _, requires := strings.Cut(strings.TrimSpace(line), " v")
+		if !requires || strings.HasSuffix(strings.TrimSpace(line), "// indirect") {
+			continue
 		}
-		for _, i := range p.Imports {
-			if to, ours := strings.CutPrefix(i, module); ours {
-				if problem := arrow(from, to); problem != "" {
-					t.Error(problem)
-				}
-			}
+		direct++
+		// As people write it: without the host where that is well known, the last part alone where several come from one repository.
+		short := strings.Replace(strings.TrimPrefix(path, "github.com/"), "go.uber.org/", "uber-go/", 1)
+		if !strings.Contains(table, short) && !strings.Contains(table, short[strings.LastIndex(short, "/pkg/")+1:]) {
+			t.Errorf("docs/design.md does not say what %s is for", path)
 		}
 	}
-	if packages < len(rooms) {
-		t.Errorf("only %d packages were looked at", packages)
+	if direct < 10 || direct > 15 {
+		t.Errorf("%d packages are required directly: at most 15 were wanted", direct)
 	}
 }
 
@@ -130,6 +203,24 @@ func TestImportsRuleKnowsAWrongArrow(t *testing.T) {
 	} {
 		if problem := arrow(c.from, c.to); (problem == "") != c.ok {
 			t.Errorf("%s -> %s: %q, want ok %v", c.from, c.to, problem, c.ok)
+		}
+	}
+	for _, c := range []struct {
+		from, to string
+		ok       bool
+	}{
+		{"router", "deliverer", false},
+		{"deliverer", "producer", false},
+		{"schemas", "internal/sandbox", false},
+		{"internal/host", "internal/sandbox", false},
+		{"deliverer/egress", "internal/kafka", false},
+		{"internal/kafka", "internal/subscriptions", false},
+		{"internal/kafka", "internal/sandbox", true},
+		{"router", "internal/sandbox", true},
+		{"schemas", "schemas", true},
+	} {
+		if problem := testArrow(c.from, c.to); (problem == "") != c.ok {
+			t.Errorf("a test of %s -> %s: %q, want ok %v", c.from, c.to, problem, c.ok)
 		}
 	}
 }

@@ -22,7 +22,7 @@ import (
 
 // Budgets of an answer. Whoever wants more of us than this is not answering a webhook.
 const (
-	lineMax    = 8 << 10  // one line, and the read buffer
+	readBuffer = 8 << 10  // a longer line is put together outside of it
 	headMax    = 16 << 10 // all heads, interim ones too, and trailers
 	bodyMax    = 64 << 10 // the body with its chunk framing; beyond it the connection is closed without draining
 	keepBody   = 1 << 10  // of the body, for the attempt
@@ -84,7 +84,7 @@ func (r *reader) start(k *conn) {
 
 func (r *reader) reset(src io.Reader) {
 	if r.br == nil {
-		r.br = bufio.NewReaderSize(r, lineMax)
+		r.br = bufio.NewReaderSize(r, readBuffer)
 	}
 	r.src = src
 	r.br.Reset(r)
@@ -119,6 +119,9 @@ func (r *reader) answer(k *conn, deadline time.Time, a *Answer) (keep bool, err 
 func (r *reader) line(budget *int) ([]byte, error) {
 	b, err := r.br.ReadSlice('\n')
 	*budget -= len(b)
+	if err == bufio.ErrBufferFull && *budget > 0 {
+		b, err = r.longLine(b, budget)
+	}
 	switch {
 	case *budget < 0 || err == bufio.ErrBufferFull:
 		return nil, malformed("a line or all of them together are too long")
@@ -130,6 +133,22 @@ func (r *reader) line(budget *int) ([]byte, error) {
 		return nil, malformed("a line holds a control character or does not end in CR LF")
 	}
 	return text, nil
+}
+
+// longLine reads on in a line that the buffer does not hold. So a field may be as long as the head may be, and yet the many senders that never see such a
+// line do not each hold a buffer for one. What is put together goes with the line.
+func (r *reader) longLine(begin []byte, budget *int) ([]byte, error) {
+	line := append(make([]byte, 0, headMax), begin...)
+	for {
+		b, err := r.br.ReadSlice('\n')
+		*budget -= len(b)
+		if *budget < 0 || len(line)+len(b) > headMax { // a body has more budget than a line may have
+			return nil, bufio.ErrBufferFull
+		}
+		if line = append(line, b...); err != bufio.ErrBufferFull {
+			return line, err
+		}
+	}
 }
 
 // frame is what the head says about where the answer ends.

@@ -17,6 +17,10 @@ type Config struct {
 	BytesInMemory int64 `yaml:"bytes_in_memory"`
 	// MaxSends bounds the sends under way in this process, over all subscriptions. Each lane may always have one.
 	MaxSends int64 `yaml:"max_sends"`
+	// MaxConcurrency bounds the sends under way to one subscription that sets no bound of its own.
+	MaxConcurrency int `yaml:"max_concurrency"`
+	// CircuitFailures is after how many straight failures a lane stops trying and probes, one task at a time.
+	CircuitFailures int `yaml:"circuit_failures"`
 	// CommitInterval is how often offsets are committed, changed or not: what a crash repeats if Redis is gone as well.
 	CommitInterval time.Duration `yaml:"commit_interval"`
 	// FetchBytes and PartitionBytes bound one answer of a broker, in all and for one partition; FetchWait is how long a broker holds an empty one.
@@ -32,8 +36,9 @@ type Config struct {
 }
 
 const (
-	defaultConcurrency = 64
-	defaultTimeout     = 15 * time.Second
+	// concurrencyMost is the most that a subscription may set for itself, and so the most that a deployment sets for all.
+	concurrencyMost = 64
+	defaultTimeout  = 15 * time.Second
 	// failingMost: a subscription that has failed for so long is disabled.
 	failingMost = 5 * 24 * time.Hour
 )
@@ -41,17 +46,19 @@ const (
 // DefaultConfig is what a deliverer does without a word about it.
 func DefaultConfig() Config {
 	return Config{
-		Group:          "deliverer",
-		TasksInMemory:  8192,
-		BytesInMemory:  64 << 20,
-		MaxSends:       4096,
-		CommitInterval: 500 * time.Millisecond,
-		FetchBytes:     16 << 20,
-		PartitionBytes: 1 << 20,
-		FetchWait:      500 * time.Millisecond,
-		Linger:         20 * time.Millisecond,
-		Grace:          2 * time.Second,
-		Redis:          DefaultRedisConfig(),
+		Group:           "deliverer",
+		TasksInMemory:   8192,
+		BytesInMemory:   64 << 20,
+		MaxSends:        4096,
+		MaxConcurrency:  concurrencyMost,
+		CircuitFailures: circuitStrikes,
+		CommitInterval:  500 * time.Millisecond,
+		FetchBytes:      16 << 20,
+		PartitionBytes:  1 << 20,
+		FetchWait:       500 * time.Millisecond,
+		Linger:          20 * time.Millisecond,
+		Grace:           2 * time.Second,
+		Redis:           DefaultRedisConfig(),
 	}
 }
 
@@ -88,6 +95,10 @@ func (c Config) Validate() error {
 		"%d is not within 64 and 1,048,576: below 4,096 the throughput falls, and each costs about 2 KiB", c.TasksInMemory)
 	check(c.BytesInMemory >= 4<<20, "bytes_in_memory", "%d is below 4 MiB: one task may have 2 MiB, and several are held at once", c.BytesInMemory)
 	check(c.MaxSends >= 1 && c.MaxSends <= 60000, "max_sends", "%d is not within 1 and 60,000: each is a socket, and a host has no more ports", c.MaxSends)
+	check(c.MaxConcurrency >= 1 && c.MaxConcurrency <= concurrencyMost, "max_concurrency",
+		"%d is not within 1 and %d: that is as far as a subscription goes, and more sends at once only queue at a receiver", c.MaxConcurrency, concurrencyMost)
+	check(c.CircuitFailures >= 1 && c.CircuitFailures <= 1000, "circuit_failures",
+		"%d is not within 1 and 1,000: each is a try, and a receiver that is down would burn those of all its tasks", c.CircuitFailures)
 	check(c.CommitInterval >= 50*time.Millisecond && c.CommitInterval <= commitIntervalMost, "commit_interval",
 		"%v is not within 50ms and %v: sends start only for a while after a commit, and one of them may fail", c.CommitInterval, commitIntervalMost)
 	check(c.PartitionBytes >= 64<<10 && c.PartitionBytes <= 64<<20, "partition_bytes",

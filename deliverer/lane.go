@@ -220,7 +220,8 @@ const (
 func newLane(d *Deliverer, id string, now time.Time) *lane {
 	l := &lane{d: d, id: id, byID: map[string]*item{}, entities: map[string]*item{}, want: 1, usedAt: now, tickAt: now, endedAt: now}
 	l.conns = NewSender(d.dial)
-	l.press = newPressure(defaultConcurrency, 0)
+	l.press = newPressure(d.cfg.MaxConcurrency, 0)
+	l.press.circuit = d.cfg.CircuitFailures
 	l.changes.Add(1)
 	return l
 }

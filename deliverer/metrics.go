@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are what a deliverer tells about itself. docs/operations.md lists them; the names are an interface.
+// metrics are what a deliverer tells about itself. docs/metrics.md lists them; the names are an interface.
 type metrics struct {
 	attempts    *prometheus.CounterVec // verdict, reason
 	seconds     prometheus.Histogram

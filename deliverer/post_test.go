@@ -106,6 +106,8 @@ func TestAnswers(t *testing.T) {
 		{"304 with a length", "HTTP/1.1 304 No\r\nContent-Length: 2\r\n\r\n", "304", true},
 		{"body of 60,000", "HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n" + strings.Repeat("a", 60000), "200", true},
 		{"one 103", i103 + ok200, "200", true},
+		{"a field of 16,000 B", "HTTP/1.1 200 OK\r\nX-A: " + strings.Repeat("a", 16000) + "\r\nContent-Length: 2\r\n\r\nok", "200", true},
+		{"a framing field of 9,000 B", "HTTP/1.1 200 OK\r\nContent-Length:" + strings.Repeat(" ", 9000) + "2\r\n\r\nok", "200", true},
 		{"eight interim", strings.Repeat(i103, 7) + "HTTP/1.1 100 Continue\r\n\r\n" + ok200, "200", true},
 		{"keep-alive", "HTTP/1.1 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok", "200", true},
 		// The status stands, the connection does not.
@@ -131,6 +133,8 @@ func TestAnswers(t *testing.T) {
 		{"101", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nhello", "protocol", false},
 		{"nine interim", strings.Repeat(i103, 9) + ok200, "protocol", false},
 		{"10,000 headers", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-A: b\r\n", 10000), "protocol", false},
+		{"a field of 16 KiB", "HTTP/1.1 200 OK\r\nX-A: " + strings.Repeat("a", headMax) + "\r\nContent-Length: 2\r\n\r\nok", "protocol", false},
+		{"two fields of 9,000 B", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-A: "+strings.Repeat("a", 9000)+"\r\n", 2) + "Content-Length: 0\r\n\r\n", "protocol", false},
 		{"a line of 1 MB", "HTTP/1.1 200 OK\r\nX-A: " + strings.Repeat("a", 1<<20), "protocol", false},
 		{"length and chunked", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + te + "\r\n" + chunk, "protocol", false},
 		{"chunked and length", "HTTP/1.1 200 OK\r\n" + te + "Content-Length: 2\r\n\r\n" + chunk, "protocol", false},
@@ -285,7 +289,7 @@ func TestEndlessAnswersAreCutOff(t *testing.T) {
 		p.t = named{t, name}
 		p.want(soon, x.want)
 		p.kept(0)
-		if p.a.Received > headMax+bodyMax+2*lineMax {
+		if p.a.Received > headMax+bodyMax+2*readBuffer {
 			t.Errorf("%s: %d bytes were read", name, p.a.Received)
 		}
 	}

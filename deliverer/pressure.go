@@ -9,7 +9,8 @@ import (
 // This file is pure: how much a lane may send now. Times and answers go in, decisions come out; the lane holds the lock and the clock.
 
 const (
-	// circuitStrikes straight failures open the circuit: five tries of any tasks, so one bad task on a quiet lane does not.
+	// circuitStrikes straight failures open the circuit unless deliverer.circuit_failures says otherwise: five tries of any tasks, so one bad task on a
+	// quiet lane does not.
 	circuitStrikes = 5
 	probeFirst     = 5 * time.Second
 	probeMost      = 5 * time.Minute
@@ -23,7 +24,7 @@ const (
 
 // pressure is what a lane has learned about how much its receiver takes.
 //
-//	closed --- 5 straight strikes ---> open: one due task at a time, at growing intervals (a probe)
+//	closed --- straight strikes ----> open: one due task at a time, at growing intervals (a probe)
 //	open   --- first success --------> closed, limit 1, one more per success up to the subscription's maximum
 //
 // Beside that, "throttled" halves limit and rate, and each second gives a little back; Retry-After holds everything until a time.
@@ -31,6 +32,7 @@ type pressure struct {
 	most    int     // the subscription's max concurrency
 	maxRate float64 // the subscription's max rate per second; 0: none
 
+	circuit   int // straight strikes that open it
 	strikes   int
 	open      bool
 	probing   bool // a probe is under way
@@ -50,7 +52,7 @@ type pressure struct {
 }
 
 func newPressure(most int, maxRate float64) pressure {
-	return pressure{most: most, maxRate: maxRate, limit: float64(most), probeWait: probeFirst}
+	return pressure{most: most, maxRate: maxRate, limit: float64(most), circuit: circuitStrikes, probeWait: probeFirst}
 }
 
 // adjust takes over changed settings.
@@ -137,7 +139,7 @@ func (p *pressure) ended(now time.Time, j *Judgement, busy int, done float64) (c
 		if p.open && wasProbe {
 			p.probeWait = min(2*p.probeWait, probeMost)
 			p.probeAt = now.Add(p.probeWait)
-		} else if !p.open && p.strikes >= circuitStrikes {
+		} else if !p.open && p.strikes >= p.circuit {
 			p.open, c.opened = true, true
 			p.probeWait = probeFirst
 			p.probeAt = now.Add(p.probeWait)

@@ -43,7 +43,7 @@ func (l *lane) settingsNow() *settings {
 	if old != nil && old.live != nil && (set.live == nil || set.live.URL != old.live.URL || set.live.State != schemas.StateActive) {
 		l.conns.CloseIdle(time.Now())
 	}
-	most, rate := defaultConcurrency, 0.0
+	most, rate := l.d.cfg.MaxConcurrency, 0.0
 	if set.live != nil {
 		if set.live.MaxConcurrency > 0 {
 			most = int(set.live.MaxConcurrency)

@@ -21,7 +21,20 @@ func TestAForeignPublisherAndAForeignReceiver(t *testing.T) {
 	if python == "" {
 		t.Skip("set HOOKFERRY_TEST_PYTHON to a python3 with house/foreign/requirements.txt installed")
 	}
+	t.Run("with a fingerprint", func(t *testing.T) { foreign(t, python, "", "c3") })
+	t.Run("with a registry's id", func(t *testing.T) {
+		registry := os.Getenv("HOOKFERRY_TEST_REGISTRY")
+		if registry == "" {
+			t.Skip("set HOOKFERRY_TEST_REGISTRY to the URL of a schema registry")
+		}
+		foreign(t, python, registry, "00")
+	})
+}
+
+// foreign publishes with Python, framed as the first byte says, and lets Python verify what arrives.
+func foreign(t *testing.T, python, registry, frame string) {
 	d := deploy(t)
+	d.config.Registry.URL = registry
 	d.router()
 	d.deliverer()
 	const path = "/ok/foreign"
@@ -29,7 +42,11 @@ func TestAForeignPublisherAndAForeignReceiver(t *testing.T) {
 	d.must(err)
 	d.must(d.receiver.Trust(path, string(secret.Reveal())))
 
-	lines := runForeign(t, nil, python, "foreign/publish.py", "--bootstrap", strings.Join(d.config.Brokers, ","), "--prefix", d.config.TopicPrefix, "--schemas", "../schemas", "--company", "acme")
+	args := []string{"foreign/publish.py", "--bootstrap", strings.Join(d.config.Brokers, ","), "--prefix", d.config.TopicPrefix, "--schemas", "../schemas", "--company", "acme"}
+	if registry != "" {
+		args = append(args, "--registry", registry)
+	}
+	lines := runForeign(t, nil, python, args...)
 	types := map[string]string{} // by webhook id
 	var ids []string
 	for _, line := range lines {
@@ -38,12 +55,16 @@ func TestAForeignPublisherAndAForeignReceiver(t *testing.T) {
 			Type      string `json:"type"`
 			EntityID  string `json:"entity_id"`
 			Partition int32  `json:"partition"`
+			Frame     string `json:"frame"`
 		}
 		if err := json.Unmarshal(line, &p); err != nil {
 			t.Fatal(err)
 		}
 		if want := kafka.Partition([]byte("acme/"+p.EntityID), d.config.Partitions); p.Partition != want {
 			t.Errorf("%s: librdkafka put it into partition %d, ours is %d", p.Type, p.Partition, want)
+		}
+		if p.Frame != frame {
+			t.Errorf("%s: it begins with the byte %s, want %s", p.Type, p.Frame, frame)
 		}
 		types[schemas.WebhookID(l.ID, p.EventID)] = p.Type
 		ids = append(ids, p.EventID)

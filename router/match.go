@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"unsafe"
 
 	"github.com/hookferry/hookferry/internal/kafka"
@@ -22,6 +23,14 @@ const (
 	maxIDLength          = 255            // of event, company and entity ids, in bytes: they stand in every task, attempt and dead letter
 	maxDescriptionLength = 2048           // of the company's name and the installation's address
 )
+
+// UndecodableReasons lists why an event may be undecodable, in the order of the alphabet: the words of the header hookferry-reason and of the metric's label.
+func UndecodableReasons() []string {
+	out := append(schemas.DataReasons(), reasonEmpty, reasonNoRegistry, reasonUnknownSchema, reasonBadSchema, reasonUnknownType, reasonWrongTopic, reasonTooLarge,
+		reasonBadMeta, reasonUndecodable)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
 
 // inspect says whether meta may be routed from the topic of an entity, and as which type of event. An empty reason means yes. The type's
 // group and type ids are the catalogue's: what a publisher put into meta is not trusted with a receiver's switch statement.

@@ -4,7 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are what a router tells about itself. docs/operations.md lists them; the names are an interface.
+// metrics are what a router tells about itself. docs/metrics.md lists them; the names are an interface.
 type metrics struct {
 	events         *prometheus.CounterVec // entity
 	tasks          prometheus.Counter

@@ -63,6 +63,16 @@ var (
 	errDuplicate  = &DataError{Reason: "duplicate_key"}     // a map with one key twice
 )
 
+// DataReasons lists the reasons of a DataError.
+func DataReasons() []string {
+	var out []string
+	for _, e := range []*DataError{errUnframed, errTruncated, errTrailing, errVarint, errIntRange, errBoolean, errNegative, errUTF8, errNotFinite, errUnionIndex,
+		errEnumIndex, errBlockSize, errElements, errSize, errTimeRange, errDecimal, errDuplicate} {
+		out = append(out, e.Reason)
+	}
+	return out
+}
+
 // NewerSchemaError: the record was written with a schema that this build does not hold. Our own records are read from one release on and
 // written from the next, so the writer is newer than this process, and the way out is to upgrade it, never to skip the record.
 type NewerSchemaError struct {

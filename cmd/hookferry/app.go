@@ -92,7 +92,10 @@ func (a *app) kafka(ctx context.Context) (*kafka.Client, error) {
 	if err != nil || a.reached {
 		return c, err
 	}
-	if err := reachKafka(ctx, c); err != nil {
+	done := a.waiting("waiting for Kafka's first answer", answerPatience)
+	err = reachKafka(ctx, c)
+	done()
+	if err != nil {
 		return nil, err
 	}
 	a.reached = true
@@ -170,7 +173,8 @@ func (a *app) keyring() (*secrets.Keyring, error) {
 	return a.keys, nil
 }
 
-// table is the live table of subscriptions, loaded. It follows its topic until close.
+// table is the live table of subscriptions, loaded. It follows its topic until close. Who wants to open secrets asks for the keyring first: without one the
+// table shows everything else, so that whoever only looks needs no keys.
 func (a *app) table(ctx context.Context) (*subscriptions.Table, error) {
 	if a.subs != nil {
 		return a.subs, nil
@@ -179,15 +183,14 @@ func (a *app) table(ctx context.Context) (*subscriptions.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := a.keyring()
-	if err != nil {
-		return nil, err
-	}
 	log, err := a.quiet()
 	if err != nil {
 		return nil, err
 	}
-	t := subscriptions.NewTable(client, keys, subscriptions.Options{Log: log})
+	t := subscriptions.NewTable(client, a.keys, subscriptions.Options{Log: log})
+	bar := a.progress("loading the subscriptions", 0)
+	done := bar.every(func() { bar.Set(int64(t.Len())) })
+	defer done()
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 1)
 	go func() { ended <- t.Run(running) }()

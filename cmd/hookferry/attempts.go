@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -28,14 +29,9 @@ func attemptsCommand(a *app) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			f.Verdict, f.Reason = schemas.Verdict(verdict), schemas.Reason(reason)
-			if verdict != "" && !slices.Contains(schemas.Verdicts(), f.Verdict) {
-				return usagef("--verdict: %q is none of %v", verdict, schemas.Verdicts())
-			}
-			if reason != "" && !slices.Contains(schemas.Reasons(), f.Reason) {
-				return usagef("--reason: %q is none of %v", reason, schemas.Reasons()[1:])
-			}
-			if limit < 1 {
-				return usagef("--limit must be at least 1")
+			if err := cmp.Or(checkVerdict(f.Verdict), checkReason(f.Reason), checkEventType("type", f.EventType), checkPositive(c, "since", since),
+				checkLimit(limit)); err != nil {
+				return err
 			}
 			if since > 0 {
 				f.Since = time.Now().Add(-since)
@@ -45,13 +41,18 @@ func attemptsCommand(a *app) *cobra.Command {
 				return err
 			}
 			if follow {
+				if f.Subscription != "" {
+					if err := a.subscriptionThere(c.Context(), f.Subscription); err != nil {
+						return err
+					}
+				}
 				return deliverer.FollowAttempts(c.Context(), client, f, a.printAttempt)
 			}
 			bar := a.progress("reading", 0)
 			defer bar.Done()
 			var rows []attemptRow
 			newestLast := func(x, y attemptRow) int { return x.StartedAt.Compare(y.StartedAt) }
-			err = deliverer.ReadAttempts(c.Context(), client, f, func(read, _ int64) { bar.Set(read) }, func(at *schemas.Attempt) {
+			err = deliverer.ReadAttempts(c.Context(), client, f, bar.Of, func(at *schemas.Attempt) {
 				if rows = append(rows, attemptRowOf(at)); len(rows) > 2*limit { // never more in memory than twice what is shown
 					slices.SortStableFunc(rows, newestLast)
 					rows = append(rows[:0], rows[len(rows)-limit:]...)
@@ -60,6 +61,11 @@ func attemptsCommand(a *app) *cobra.Command {
 			bar.Done()
 			if err != nil {
 				return err
+			}
+			if len(rows) == 0 && f.Subscription != "" {
+				if err := a.subscriptionThere(c.Context(), f.Subscription); err != nil {
+					return err
+				}
 			}
 			slices.SortStableFunc(rows, newestLast)
 			return a.showAttempts(rows[max(0, len(rows)-limit):])
@@ -88,7 +94,7 @@ type attemptRow struct {
 	EventID      string     `json:"event_id"`
 	EventType    string     `json:"event_type"`
 	EntityID     string     `json:"entity_id"`
-	Number       int32      `json:"number"`
+	Number       int32      `json:"number,omitempty"` // of the try; 0, left out: none was made
 	Round        int64      `json:"round,omitempty"`
 	DurationMs   float64    `json:"duration_ms"`
 	Address      string     `json:"address,omitempty"`
@@ -106,10 +112,13 @@ type attemptRow struct {
 func attemptRowOf(at *schemas.Attempt) attemptRow {
 	r := attemptRow{
 		StartedAt: time.UnixMilli(at.StartedAt).UTC(), TaskID: at.TaskID, Subscription: at.Subscription, Company: at.Company, EventID: at.EventID,
-		EventType: at.EventType, EntityID: at.EntityID, Number: at.Number, Round: at.Round, DurationMs: float64(at.DurationMicros) / 1000,
+		EventType: at.EventType, EntityID: at.EntityID, Round: at.Round, DurationMs: float64(at.DurationMicros) / 1000,
 		Address: at.Address, Status: at.Status, Verdict: string(at.Verdict), Reason: string(at.Reason), Answer: string(at.Answer),
 		Sent: at.BytesSent, Received: at.BytesReceived, Replay: at.Replay,
 		Source: fmt.Sprintf("%s/%d@%d", at.Source.Topic, at.Source.Partition, at.Source.Offset),
+	}
+	if at.Tried() {
+		r.Number = at.Number
 	}
 	if at.NextDue != 0 {
 		due := time.UnixMilli(at.NextDue).UTC()
@@ -119,7 +128,10 @@ func attemptRowOf(at *schemas.Attempt) attemptRow {
 }
 
 func (r *attemptRow) cells() []string {
-	status := "-"
+	try, status := "-", "-"
+	if r.Number != 0 {
+		try = strconv.Itoa(int(r.Number))
+	}
 	if r.Status != 0 {
 		status = strconv.Itoa(int(r.Status))
 	}
@@ -131,7 +143,7 @@ func (r *attemptRow) cells() []string {
 	if r.NextDue != nil {
 		next = r.NextDue.Format(time.RFC3339)
 	}
-	return []string{r.StartedAt.Format("2006-01-02T15:04:05.000Z"), r.Subscription, r.EventType, r.EventID, strconv.Itoa(int(r.Number)), status, verdict,
+	return []string{r.StartedAt.Format("2006-01-02T15:04:05.000Z"), r.Subscription, r.EventType, r.EventID, try, status, verdict,
 		strconv.FormatFloat(r.DurationMs, 'f', 1, 64), next, r.TaskID}
 }
 

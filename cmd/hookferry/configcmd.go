@@ -66,7 +66,8 @@ func configCommand(a *app) *cobra.Command {
 }
 
 // otherEnviron are our variables that are no key of the file.
-var otherEnviron = []string{envConfig, "HOOKFERRY_SECRET_KEYS", "HOOKFERRY_TEST_KAFKA", "HOOKFERRY_TEST_REDIS"}
+var otherEnviron = []string{envConfig, "HOOKFERRY_SECRET_KEYS", "HOOKFERRY_TEST_KAFKA", "HOOKFERRY_TEST_REDIS",
+	"HOOKFERRY_TEST_REGISTRY", "HOOKFERRY_TEST_PYTHON"}
 
 // unusedEnviron names the variables with our prefix that mean nothing to us, sorted.
 func unusedEnviron(environ []string) []string {

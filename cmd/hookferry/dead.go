@@ -53,6 +53,9 @@ func deadFilter(c *cobra.Command, o *schemas.Replay) (check func() error) {
 		if since > 0 && from != "" {
 			return usagef("--since and --from say the same: one of them")
 		}
+		if err := checkPositive(c, "since", since); err != nil {
+			return err
+		}
 		if since > 0 {
 			o.From = time.Now().Add(-since).UnixMilli()
 		}
@@ -144,7 +147,7 @@ func deadListCommand(a *app) *cobra.Command {
 		if all {
 			read = deliverer.ReadAllDead
 		}
-		err = read(c.Context(), client, &o, bar.Watch, func(d *deliverer.DeadLetter) bool {
+		err = read(c.Context(), client, &o, bar.Of, func(d *deliverer.DeadLetter) bool {
 			found++
 			if rows = append(rows, deadRowOf(d)); len(rows) > 2*limit { // never more in memory than twice what is shown
 				slices.SortStableFunc(rows, newest)
@@ -244,7 +247,7 @@ func deadShowCommand(a *app) *cobra.Command {
 func (a *app) findDead(ctx context.Context, client *kafka.Client, id string) (*deliverer.DeadLetter, error) {
 	bar := a.progress("reading", 0)
 	defer bar.Done()
-	return deliverer.FindDead(ctx, client, id, bar.Watch)
+	return deliverer.FindDead(ctx, client, id, bar.Of)
 }
 
 func deadRedriveCommand(a *app) *cobra.Command {
@@ -317,7 +320,7 @@ func (a *app) subscriptionKnown(ctx context.Context, client *kafka.Client, id st
 	bar := a.progress("reading", 0)
 	defer bar.Done()
 	found := false
-	err = deliverer.ReadAllDead(ctx, client, &schemas.Replay{Subscription: id}, bar.Watch, func(*deliverer.DeadLetter) bool {
+	err = deliverer.ReadAllDead(ctx, client, &schemas.Replay{Subscription: id}, bar.Of, func(*deliverer.DeadLetter) bool {
 		found = true
 		return false
 	})

@@ -27,7 +27,7 @@ func counted() (*demo, []*sandbox.Received) {
 func TestTheDemoCountsWhatIsWrong(t *testing.T) {
 	d, ledger := counted()
 	c := d.count(ledger)
-	if !c.ok() || c.Complete != 26 || c.Requests != 52 || c.Verified != 52 || c.Rows[0].Attempts != 2 || c.Rows[0].Retried != 1 {
+	if !c.ok() || c.Complete != 26 || c.Requests != 52 || c.Verified != 52 || c.Rows[0].Attempts != 2 || c.Rows[0].Retried != 1 || c.Retried != 26 {
 		t.Fatalf("a good run is not ok: %+v", c)
 	}
 	for name, spoil := range map[string]struct {
@@ -47,6 +47,16 @@ func TestTheDemoCountsWhatIsWrong(t *testing.T) {
 		"nobody's": {func(_ *demo, l []*sandbox.Received) []*sandbox.Received {
 			return append(l, &sandbox.Received{WebhookID: "msg_x", Path: "/ok/a", Status: 200})
 		}, func(c demoCount) bool { return c.Strangers == 1 }},
+		"no retry": {func(_ *demo, l []*sandbox.Received) (once []*sandbox.Received) {
+			for _, e := range l {
+				if e.Delivered() {
+					first := *e
+					first.Attempt = 1
+					once = append(once, &first)
+				}
+			}
+			return once
+		}, func(c demoCount) bool { return c.Retried == 0 && c.Lost == 0 && c.Complete == 26 }},
 		"a type that nobody was owed": {func(d *demo, l []*sandbox.Received) []*sandbox.Received {
 			delete(d.owed, "msg_inventory.change")
 			return l[:len(l)-2]

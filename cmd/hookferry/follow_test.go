@@ -194,11 +194,32 @@ func TestWhoWaitsForAnOrderLearnsThatNobodyWorksAndThatItWasCancelled(t *testing
 	}
 }
 
-func TestRedriveRefusesASubscriptionThatNobodyKnows(t *testing.T) {
+// "nothing waits" would look like an answer about a subscription that there is. Whoever only looks needs no keys for it.
+func TestASubscriptionThatNobodyKnowsIsRefused(t *testing.T) {
+	for name, make := range map[string]func(*app) *cobra.Command{
+		"redrive": deadCommand, "": lagCommand, "--limit 5": attemptsCommand, "--follow": attemptsCommand,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a, out, _ := virtualKafka(t)
+			a.keys = nil
+			args := append(strings.Fields(name), "--subscription", "sub_nobody")
+			if err := execute(t, make(a), args...); codeOf(err) != subscriptions.CodeNotFound || out.Len() > 0 {
+				t.Errorf("%v: %v, and it printed %q", args, err, out)
+			}
+		})
+	}
+}
+
+// Ten seconds of silence look like a command that hangs.
+func TestWhoWaitsForKafkasFirstAnswerSeesIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, _, _ := virtualKafka(t)
-		if err := execute(t, deadCommand(a), "redrive", "--subscription", "sub_nobody"); codeOf(err) != subscriptions.CodeNotFound {
-			t.Errorf("%v", err)
+		a, _, errOut := virtualApp(t, []string{"broker.test:9092"}, func(context.Context, string, string) (net.Conn, error) {
+			here, _ := net.Pipe()
+			return here, nil
+		})
+		execute(t, lagCommand(a))
+		if s := errOut.String(); !strings.HasPrefix(s, "waiting for Kafka's first answer: 1.0s of 10.0s\n") {
+			t.Errorf("%q", s)
 		}
 	})
 }

@@ -31,10 +31,15 @@ func lagCommand(a *app) *cobra.Command {
 			}
 			bar := a.progress("reading", 0)
 			defer bar.Done()
-			lags, err := deliverer.ReadLag(c.Context(), client, cfg.Deliverer.Group, subscription, func(read, _ int64) { bar.Set(read) })
+			lags, err := deliverer.ReadLag(c.Context(), client, cfg.Deliverer.Group, subscription, bar.Of)
 			bar.Done()
 			if err != nil {
 				return err
+			}
+			if len(lags) == 0 && subscription != "" {
+				if err := a.subscriptionThere(c.Context(), subscription); err != nil {
+					return err
+				}
 			}
 			return a.showLag(lags, time.Now())
 		},

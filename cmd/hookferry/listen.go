@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ import (
 
 func listenCommand(a *app) *cobra.Command {
 	var addr, fail string
-	var secrets []string
+	var secrets, secretFiles []string
 	var times int
 	var rate float64
 	var bodies bool
@@ -35,6 +36,13 @@ Plain http: put your own TLS in front, or allow http and loopback in the section
 			script, err := failScript(fail, times, rate, c.Flags().Changed("times"), c.Flags().Changed("rate"))
 			if err != nil {
 				return err
+			}
+			for _, file := range secretFiles {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					return &refusal{"secret_invalid", err.Error()}
+				}
+				secrets = append(secrets, strings.TrimSpace(string(text)))
 			}
 			r, err := sandbox.StartReceiver(sandbox.ReceiverConfig{
 				Addr: addr, Forget: true, Script: script,
@@ -59,7 +67,8 @@ Plain http: put your own TLS in front, or allow http and loopback in the section
 	flags := c.Flags()
 	flags.StringVar(&addr, "addr", "127.0.0.1:8088", "host:port to listen on")
 	flags.StringArrayVar(&secrets, "secret", nil, "signing secret (whsec_...) to verify with; may be repeated")
-	flags.StringVar(&fail, "fail", "", "how to fail: a status (503), or hang, reset, drip, early, redirect, delay/5s")
+	flags.StringArrayVar(&secretFiles, "secret-file", nil, "file with a signing secret, so that it does not show in the list of processes; may be repeated")
+	flags.StringVar(&fail, "fail", "", "how to fail: a status (503, or status/429/30 with Retry-After), delay/5s, hang, reset, drip, early, redirect, disable, abort")
 	flags.IntVar(&times, "times", 0, "fail only the first tries of each webhook-id")
 	flags.Float64Var(&rate, "rate", 1, "fail this share of the requests, 0 to 1")
 	flags.BoolVar(&bodies, "bodies", false, "print the bodies too")
@@ -67,28 +76,30 @@ Plain http: put your own TLS in front, or allow http and loopback in the section
 }
 
 // failing are the behaviours of a receiver that --fail may name.
-var failing = []string{"hang", "reset", "drip", "early", "redirect", "delay", "status", "disable", "abort"}
+var failing = []string{"status", "delay", "hang", "reset", "drip", "early", "redirect", "disable", "abort"}
 
 // failScript turns the flags into a receiver's script. Requests that are not to fail are answered as their path says, or with 200 if it says nothing.
 func failScript(fail string, times int, rate float64, timesGiven, rateGiven bool) (func(*sandbox.Received) string, error) {
 	switch {
 	case fail == "" && (timesGiven || rateGiven):
 		return nil, usagef("--times and --rate say how often to fail; --fail says how")
-	case rate < 0 || rate > 1:
+	case !(rate >= 0 && rate <= 1): // nor no number at all
 		return nil, usagef("--rate %v is not within 0 and 1", rate)
 	case timesGiven && times < 1:
 		return nil, usagef("--times %d: at least 1, else nothing fails", times)
 	}
 	how := fail
-	if code, err := strconv.Atoi(fail); err == nil {
-		if code < 200 || code > 999 {
-			return nil, usagef("--fail %d is no status of a final answer", code)
-		}
+	if _, err := strconv.Atoi(fail); err == nil {
 		how = "status/" + fail
 	}
 	name, _, _ := strings.Cut(how, "/")
-	if fail != "" && !slices.Contains(failing, name) {
+	switch {
+	case fail == "":
+	case !slices.Contains(failing, name):
 		return nil, usagef("--fail %q is neither a status nor one of %s", fail, strings.Join(failing, ", "))
+	case !sandbox.Understands(how):
+		return nil, usagef("--fail %q: it is 503 or status/503, with a status from 200 to 999, status/429/30 with seconds to wait, delay/5s, or one of "+
+			"%s with nothing behind it", fail, strings.Join(failing[2:], ", "))
 	}
 	var mu sync.Mutex
 	tries := map[string]int{}

@@ -18,8 +18,11 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hookferry/hookferry/internal/host"
 )
 
 // commands is the table: one row a command, in the order of the help.
@@ -72,8 +75,9 @@ func main() {
 func (a *app) main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// Who is interrupted twice is impatient: without a handler the second signal ends the process. Services install their own (internal/host).
-	context.AfterFunc(ctx, stop)
+	// Who interrupts twice is impatient: without a handler the second signal ends the process, but not the first one that comes once more. Services install
+	// their own (internal/host).
+	context.AfterFunc(ctx, func() { time.AfterFunc(host.SameSignal, stop) })
 	defer a.close()
 
 	root := a.root()

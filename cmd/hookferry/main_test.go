@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -39,6 +40,20 @@ func TestExitCodesTellAMistakeFromAFailure(t *testing.T) {
 		{"demo --events 0", exitUsage, "error: usage: --events 0"},
 		{"dev --rate -1", exitUsage, "error: usage: --rate -1"},
 		{"listen --fail sometimes", exitUsage, `error: usage: --fail "sometimes"`},
+		{"subscriptions list --state bogus", exitUsage, `error: usage: --state: "bogus" is none of active, paused, disabled, deleted`},
+		{"attempts --type nope", exitUsage, `error: usage: --type: "nope" is no event type`},
+		{"attempts --type booking.*", exitUsage, `error: usage: --type: "booking.*" is no event type`},
+		{"attempts --verdict nope", exitUsage, `error: usage: --verdict: "nope" is none of delivered, retry,`},
+		{"attempts --reason nope", exitUsage, `error: usage: --reason: "nope" is none of early_response,`},
+		{"attempts --since -1h", exitUsage, "error: usage: --since -1h0m0s"},
+		{"attempts --since 0s", exitUsage, "error: usage: --since 0s"},
+		{"attempts --limit 0", exitUsage, "error: usage: --limit"},
+		{"dead list --since -1h", exitUsage, "error: usage: --since -1h0m0s"},
+		{"undecodable list --reason nope", exitUsage, `error: usage: --reason: "nope" is none of bad_boolean,`},
+		{"undecodable list --limit -1", exitUsage, "error: usage: --limit"},
+		{"undecodable reroute --all --reason bogus", exitUsage, `error: usage: --reason: "bogus" is none of`},
+		{"undecodable reroute --all --rate -1", exitUsage, "error: usage: --rate -1"},
+		{"undecodable reroute --all --rate NaN", exitUsage, "error: usage: --rate NaN"},
 		{"config check --config nowhere.yml", exitFailed, "error: config_invalid: "},
 	} {
 		code, out, errs := runApp(strings.Fields(c.args)...)
@@ -174,6 +189,27 @@ func TestProgressIsSilentForASecondThenShowsPlainLinesAwayFromATerminal(t *testi
 	})
 }
 
+// A wait is told in seconds, and a reading says how much there is to read.
+func TestProgressOfAWaitAndOfAReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		a := &app{errOut: &b}
+		done := a.waiting("waiting for it", 10*time.Second)
+		<-time.After(7100 * time.Millisecond)
+		done()
+		done()
+		reading := a.progress("reading", 0)
+		<-time.After(time.Second)
+		reading.Of(250, 1000)
+		reading.Done()
+		want := "waiting for it: 1.0s of 10.0s\nwaiting for it: 6.0s of 10.0s\nwaiting for it: 7.0s of 10.0s\n" +
+			"reading: 250 of 1000 (25%), about 3s left\nreading: 250 of 1000 (25%), about 3s left\n"
+		if b.String() != want {
+			t.Errorf("%q\nwant %q", b.String(), want)
+		}
+	})
+}
+
 func TestProgressDrawsOneBarOnATerminal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer
@@ -218,11 +254,22 @@ func TestListenFailsAsItIsTold(t *testing.T) {
 		func() error { _, err := failScript("", 1, 1, true, false); return err },
 		func() error { _, err := failScript("503", 0, 1, true, false); return err },
 		func() error { _, err := failScript("503", 1, 1.5, true, true); return err },
-		func() error { _, err := failScript("99", 0, 1, false, false); return err },
-		func() error { _, err := failScript("nonsense", 0, 1, false, false); return err },
+		func() error { _, err := failScript("503", 1, math.NaN(), true, true); return err },
 	} {
 		if err := f(); !errors.As(err, new(*usageError)) {
 			t.Errorf("%v is no usage error", err)
+		}
+	}
+	// Each of these was once taken, and answered with 404 or 200 when the first request came.
+	for _, fail := range []string{"99", "1000", "-1", "nonsense", "status", "status/", "status/abc", "status/99", "status/503/soon", "status/503/1/2", "delay", "delay/5",
+		"delay/-5s", "delay/soon", "hang/5s", "reset/", "/503", "503/", "ok", "flap/2", " 503"} {
+		if _, err := failScript(fail, 0, 1, false, false); !errors.As(err, new(*usageError)) {
+			t.Errorf("--fail %q: %v is no usage error", fail, err)
+		}
+	}
+	for _, fail := range []string{"503", "204", "status/410", "status/429/30", "delay/100ms", "hang", "reset", "drip", "early", "redirect", "disable", "abort"} {
+		if _, err := failScript(fail, 0, 1, false, false); err != nil {
+			t.Errorf("--fail %q: %v", fail, err)
 		}
 	}
 }

@@ -86,8 +86,8 @@ are counters, in ` + "`_seconds`" + ` histograms unless they say otherwise, the 
 
 const metricsTail = `
 ` + "`/healthz`" + ` answers 200 while the process lives: it says nothing about Kafka, because a restart would not bring Kafka back. ` + "`/readyz`" + ` answers 503 and a line
-for every reason while the process does not do its work yet, or no longer: subscriptions not loaded, no place in the group, no accepted commit,
-stopping.
+for every reason while the process does not do its work yet, or no longer: Kafka does not answer, topics not checked, subscriptions not loaded, no place
+in the group, no accepted commit, stopping. Both are served from the first moment on.
 
 This page is made from the code by a test.
 `

@@ -19,7 +19,8 @@ const (
 // error, so that it never mixes with a command's output. Safe for concurrent use.
 type progress struct {
 	title    string
-	total    int64 // 0: not known
+	total    int64 // 0: not known; guarded by mu
+	waits    bool  // the steps are milliseconds of a wait, and shown as time
 	w        io.Writer
 	terminal bool
 	began    time.Time
@@ -52,12 +53,12 @@ func (p *progress) Set(done int64) {
 	p.draw(time.Now())
 }
 
-// Watch is Set for a reading that learns on its way how long it is.
-func (p *progress) Watch(done, total int64) {
+// Of says how many steps are done, and of how many (0: nobody knows yet): what a reading learns when it begins.
+func (p *progress) Of(done, total int64) {
 	p.mu.Lock()
-	p.total = total
-	p.mu.Unlock()
-	p.Set(done)
+	defer p.mu.Unlock()
+	p.done, p.total = done, total
+	p.draw(time.Now())
 }
 
 // Note prints a line beside the bar.
@@ -115,6 +116,9 @@ func (p *progress) bar() string {
 
 func (p *progress) line(now time.Time) string {
 	took := now.Sub(p.began)
+	if p.waits {
+		return fmt.Sprintf("%s: %s of %s", p.title, inSeconds(p.done), inSeconds(p.total))
+	}
 	rate := float64(p.done-p.from) / max(took.Seconds(), 0.001)
 	if p.total <= 0 {
 		return fmt.Sprintf("%s: %d in %s (%.0f/s)", p.title, p.done, took.Round(time.Second), rate)
@@ -124,4 +128,36 @@ func (p *progress) line(now time.Time) string {
 		return fmt.Sprintf("%s, about %s left", line, time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
 	}
 	return fmt.Sprintf("%s in %s", line, took.Round(time.Second))
+}
+
+func inSeconds(ms int64) string { return fmt.Sprintf("%.1fs", float64(ms)/1000) }
+
+// waiting shows how a wait passes that lasts so long at most. done ends it.
+func (a *app) waiting(title string, length time.Duration) (done func()) {
+	bar := a.progress(title, length.Milliseconds())
+	bar.waits = true
+	return bar.every(func() { bar.Set(min(time.Since(bar.began), length).Milliseconds()) })
+}
+
+// every has the state brought up to date while somebody else is at work. The function that it returns ends that, and the piece of work with it.
+func (p *progress) every(update func()) (done func()) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(250 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				update()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return sync.OnceFunc(func() {
+		close(stop)
+		<-ended
+		p.Done()
+	})
 }

@@ -197,10 +197,7 @@ func recentServeCommand(a *app) *cobra.Command {
 				return err
 			}
 			defer p.close()
-			if err := p.waitForTopics(c.Context()); err != nil {
-				return err
-			}
-			return p.run(c.Context(), []string{"recent"})
+			return p.runBehindGate(c.Context(), []string{"recent"})
 		},
 	}
 }

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -76,10 +74,7 @@ func serviceCommand(a *app, roles []string, c *cobra.Command) *cobra.Command {
 			return err
 		}
 		defer p.close()
-		if err := p.waitForTopics(c.Context()); err != nil {
-			return err
-		}
-		return p.run(c.Context(), roles)
+		return p.runBehindGate(c.Context(), roles)
 	}
 	return c
 }
@@ -120,39 +115,31 @@ func (p *pipeline) close() {
 	p.kafka.Close()
 }
 
-// kafkaPatience is how long a service waits for a Kafka that does not answer when it starts: as long as a broker takes to start beside it.
-const kafkaPatience = 2 * time.Minute
-
-// waitForTopics returns when the topics are as they must be. Topics that are missing or differ are refused at once: waiting would not mend them.
-func (p *pipeline) waitForTopics(ctx context.Context) error {
-	limit, cancel := context.WithTimeout(ctx, kafkaPatience)
-	defer cancel()
-	again := time.NewTicker(time.Second)
-	defer again.Stop()
-	for warned := false; ; {
-		err := p.kafka.CheckTopics(limit)
-		var wrong *kafka.TopicsError
-		if err == nil || errors.As(err, &wrong) {
-			return err
-		}
-		if !warned {
-			p.log.Warn("Kafka does not answer; waiting", zap.Duration("at_most", kafkaPatience), zap.Error(err))
-			warned = true
-		}
-		select {
-		case <-again.C:
-		case <-limit.Done():
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return kafkaUnreachable(p.cfg.Kafka.Brokers, err)
-		}
-	}
-}
-
 // run runs the services of the roles, and what else is given behind them, until ctx ends or a signal comes. The table is first to start and last to
 // stop, because router and deliverer ask it. Recent reservations without a listener are left out: nobody could ask.
 func (p *pipeline) run(ctx context.Context, roles []string, more ...host.Service) error {
+	services, err := p.services(roles)
+	if err != nil {
+		return err
+	}
+	return host.Run(ctx, p.cfg.Host, p.log, p.metrics, append(services, more...)...)
+}
+
+// runBehindGate is run on a Kafka that others set up: nothing begins before its topics are found right.
+func (p *pipeline) runBehindGate(ctx context.Context, roles []string) error {
+	services, err := p.services(roles)
+	if err != nil {
+		return err
+	}
+	gate := newTopicsGate(p.kafka, p.log.Named("topics"))
+	gated := []host.Service{gate}
+	for _, s := range services {
+		gated = append(gated, behindGate{s, gate})
+	}
+	return host.Run(ctx, p.cfg.Host, p.log, p.metrics, gated...)
+}
+
+func (p *pipeline) services(roles []string) ([]host.Service, error) {
 	var services []host.Service
 	if !slices.Equal(roles, []string{"recent"}) {
 		services = append(services, p.table)
@@ -163,11 +150,11 @@ func (p *pipeline) run(ctx context.Context, roles []string, more ...host.Service
 		}
 		s, err := p.service(role)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		services = append(services, s)
 	}
-	return host.Run(ctx, p.cfg.Host, p.log, p.metrics, append(services, more...)...)
+	return services, nil
 }
 
 func (p *pipeline) service(role string) (host.Service, error) {

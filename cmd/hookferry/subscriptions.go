@@ -37,15 +37,15 @@ func subscriptionsCommand(a *app) *cobra.Command {
 
 // writer is the only writer of subscriptions in this process, and the table it looks at.
 func (a *app) writer(ctx context.Context) (*subscriptions.Writer, *subscriptions.Table, error) {
+	keys, err := a.keyring() // before the table, which opens secrets with it
+	if err != nil {
+		return nil, nil, err
+	}
 	t, err := a.table(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	client, err := a.kafka(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	keys, err := a.keyring()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -64,7 +64,7 @@ func (a *app) writer(ctx context.Context) (*subscriptions.Writer, *subscriptions
 type subscriptionFlags struct {
 	name, url, format string
 	events, headers   []string
-	schedule          []time.Duration
+	schedule          scheduleFlag
 	timeout           time.Duration
 	concurrency       int
 	rate, replayRate  float64
@@ -78,9 +78,9 @@ func (f *subscriptionFlags) add(c *cobra.Command) {
 	flags.StringSliceVar(&f.events, "events", nil, "event types and patterns, with commas between: booking.creation, booking.*, *.removal, *")
 	flags.StringVar(&f.format, "format", "", "standard, cloudevents or classic (default standard)")
 	flags.StringArrayVar(&f.headers, "header", nil, "a header to send with every try, 'Name: value'; may be repeated. Values are kept encrypted")
-	flags.DurationSliceVar(&f.schedule, "schedule", nil, "waits before the tries after the first, with commas between: 5s,5m,1h (default: 10 tries over 75h35m)")
+	flags.Var(&f.schedule, "schedule", "waits before the tries after the first, with commas between: 5s,5m,1h; 'default': 10 tries over 75h35m")
 	flags.DurationVar(&f.timeout, "timeout", 0, "of one try, 1s to 30s (default 15s)")
-	flags.IntVar(&f.concurrency, "max-concurrency", 0, "tries at once, 1 to 64 (0: as the deployment says)")
+	flags.IntVar(&f.concurrency, "max-concurrency", 0, "tries at once, 1 to 64 (0: as deliverer.max_concurrency says)")
 	flags.Float64Var(&f.rate, "max-rate", 0, "tries per second (0: no limit)")
 	flags.Float64Var(&f.replayRate, "replay-rate", 0, "events per second that catch-ups and replays may add (0: no limit)")
 	flags.StringVar(&f.order, "order", "", "entity: no event of an entity before the one before it is delivered or dead; or none (default none)")
@@ -141,9 +141,9 @@ func subscriptionsCreateCommand(a *app) *cobra.Command {
 					return w.CreateAfter(ctx, d, first)
 				}
 			}
-			done := a.waiting("waiting until every router knows it (ms)", 3250*time.Millisecond)
+			done := a.waiting("waiting until every router knows it", 3250*time.Millisecond)
 			l, plain, err := create(c.Context(), subscriptions.Draft{
-				Company: company, Name: f.name, URL: f.url, Events: f.events, Format: f.format, Headers: headers, Schedule: f.schedule,
+				Company: company, Name: f.name, URL: f.url, Events: f.events, Format: f.format, Headers: headers, Schedule: f.schedule.waits,
 				Timeout: f.timeout, MaxConcurrency: f.concurrency, MaxRate: f.rate, Secret: given, Operator: true,
 				ReplayRate: f.replayRate, Order: f.order, From: since, AcceptGap: acceptGap,
 			})
@@ -202,6 +202,9 @@ func subscriptionsListCommand(a *app) *cobra.Command {
 		Example: "  hookferry subscriptions list --company c0ffee01",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkState(state); err != nil {
+				return err
+			}
 			t, err := a.table(c.Context())
 			if err != nil {
 				return err
@@ -333,7 +336,7 @@ func (f *subscriptionFlags) change(c *cobra.Command) (subscriptions.Change, erro
 		ch.Format = &f.format
 	}
 	if given("schedule") {
-		ch.Schedule = &f.schedule
+		ch.Schedule = &f.schedule.waits
 	}
 	if given("timeout") {
 		ch.Timeout = &f.timeout
@@ -392,32 +395,6 @@ func subscriptionsDeleteCommand(a *app) *cobra.Command {
 	return c
 }
 
-// waiting shows how a wait of a known length passes. done ends it.
-func (a *app) waiting(title string, length time.Duration) (done func()) {
-	const step = 250 * time.Millisecond
-	bar := a.progress(title, length.Milliseconds())
-	stop, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(step)
-		defer tick.Stop()
-		for passed := step; passed <= length; passed += step {
-			select {
-			case <-tick.C:
-				bar.Set(passed.Milliseconds())
-			case <-stop:
-				return
-			}
-		}
-		<-stop
-	}()
-	return func() {
-		close(stop)
-		<-ended
-		bar.Done()
-	}
-}
-
 // confirm asks a question on the terminal.
 func (a *app) confirm(question string) bool {
 	fmt.Fprint(a.errOut, question)
@@ -440,7 +417,7 @@ type subscriptionView struct {
 	Secrets        []secretView `json:"secrets"`
 	Schedule       []string     `json:"schedule"` // waits before each try; empty: the default
 	Timeout        string       `json:"timeout"`
-	MaxConcurrency int32        `json:"max_concurrency"` // 0: as the deployment says
+	MaxConcurrency int32        `json:"max_concurrency"` // 0: as deliverer.max_concurrency says
 	MaxRate        float64      `json:"max_rate"`        // 0: none
 	ReplayRate     float64      `json:"replay_rate"`     // 0: none
 	Order          string       `json:"order"`           // entity, or none

@@ -65,8 +65,8 @@ func undecodableListCommand(a *app) *cobra.Command {
 		Example: "  hookferry undecodable list --limit 20",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if limit < 1 {
-				return usagef("--limit must be at least 1")
+			if err := cmp.Or(checkUndecodableReason(reason), checkLimit(limit)); err != nil {
+				return err
 			}
 			client, err := a.kafka(c.Context())
 			if err != nil {
@@ -77,7 +77,7 @@ func undecodableListCommand(a *app) *cobra.Command {
 			newest := func(x, y undecodableRow) int { return cmp.Or(y.At.Compare(x.At), cmp.Compare(x.ID, y.ID)) }
 			var rows []undecodableRow
 			var found int
-			_, err = router.ScanUndecodable(c.Context(), client, -1, func(read, _ int64) { bar.Set(read) }, func(u *router.Undecodable) bool {
+			_, err = router.ScanUndecodable(c.Context(), client, -1, bar.Of, func(u *router.Undecodable) bool {
 				if reason != "" && reason != u.Reason {
 					return true
 				}
@@ -217,6 +217,9 @@ func undecodableRerouteCommand(a *app) *cobra.Command {
 			"what still cannot be read stays where it is. Sending a record through twice makes no second task.",
 		Example: "  hookferry undecodable reroute --all --reason unknown_schema",
 		RunE: func(c *cobra.Command, ids []string) error {
+			if err := cmp.Or(checkUndecodableReason(f.Reason), checkRate("rate", f.Rate)); err != nil {
+				return err
+			}
 			if cancel != "" {
 				return a.cancelReroute(c.Context(), cancel)
 			}

@@ -1,9 +1,9 @@
 """Publishes one event of each of several types, as a service written in Python would: with the usual Kafka and Avro packages and nothing of ours
 but the .avsc files (`hookferry schemas show ENTITY`). docs/publishing.md explains each step.
 
-    publish.py --bootstrap 127.0.0.1:9092 --prefix hookferry. --schemas schemas --company acme
+    publish.py --bootstrap 127.0.0.1:9092 --prefix hookferry. --schemas schemas --company acme [--registry http://127.0.0.1:8081]
 
-Prints one line of JSON per event once all are acknowledged; exits 1 if one was not.
+With a schema registry, Confluent's AvroSerializer registers the schemas and frames the events. Prints one line of JSON per event once all are acknowledged; exits 1 if one was not.
 """
 
 import argparse
@@ -16,18 +16,39 @@ import uuid
 
 import fastavro
 from confluent_kafka import Producer
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
 
 UTC = dt.timezone.utc
 
 
-def load(path):
-    """A schema, and what must stand before each event's body: Avro's single-object encoding."""
+def read(path):
     with open(path, encoding="utf-8") as f:
-        text = json.load(f)
+        return f.read()
+
+
+def single_object(text):
+    """Encodes events by a schema, behind Avro's single-object frame."""
+    text = json.loads(text)
     canonical = fastavro.schema.to_parsing_canonical_form(text)
     # fastavro gives the fingerprint as hexadecimal in the order of the wire, little-endian.
-    fingerprint = bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
-    return fastavro.parse_schema(text), b"\xc3\x01" + fingerprint
+    head = b"\xc3\x01" + bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
+    schema = fastavro.parse_schema(text)
+
+    def encode(event, topic):
+        value = io.BytesIO()
+        value.write(head)
+        fastavro.schemaless_writer(value, schema, event)
+        return value.getvalue()
+
+    return encode
+
+
+def registered(text, registry):
+    """Encodes events by a schema, behind the id that the registry has for it under TOPIC-value."""
+    serializer = AvroSerializer(registry, text)
+    return lambda event, topic: serializer(event, SerializationContext(topic, MessageField.VALUE))
 
 
 def meta(event_type, ids, kind, action, entity_id, version, company, **more):
@@ -81,7 +102,9 @@ def main():
     args.add_argument("--prefix", default="hookferry.")
     args.add_argument("--schemas", required=True, help="folder of the *_event.avsc files")
     args.add_argument("--company", required=True)
+    args.add_argument("--registry", help="base URL of a Confluent-compatible schema registry; without one events carry their schema's fingerprint")
     args = args.parse_args()
+    registry = SchemaRegistryClient({"url": args.registry}) if args.registry else None
 
     producer = Producer({
         "bootstrap.servers": args.bootstrap,
@@ -91,20 +114,18 @@ def main():
     })
     published, failed = [], []
     for entity, event in events(args.company):
-        schema, head = load(f"{args.schemas}/{entity}_event.avsc")
-        value = io.BytesIO()
-        value.write(head)
-        fastavro.schemaless_writer(value, schema, event)
+        text, topic = read(f"{args.schemas}/{entity}_event.avsc"), f"{args.prefix}events.{entity}"
+        value = (registered(text, registry) if registry else single_object(text))(event, topic)
         m = event["meta"]
 
-        def acknowledged(err, record, m=m):
+        def acknowledged(err, record, m=m, frame=value[:1].hex()):
             if err is not None:
                 failed.append(f"{m['eventId']}: {err}")
             else:
-                published.append({"event_id": m["eventId"], "type": m["eventType"], "entity_id": m["entityId"], "topic": record.topic(), "partition": record.partition()})
+                published.append({"event_id": m["eventId"], "type": m["eventType"], "entity_id": m["entityId"], "topic": record.topic(), "partition": record.partition(), "frame": frame})
 
         producer.produce(
-            f"{args.prefix}events.{entity}", key=f"{m['companyId']}/{m['entityId']}", value=value.getvalue(), on_delivery=acknowledged,
+            topic, key=f"{m['companyId']}/{m['entityId']}", value=value, on_delivery=acknowledged,
             headers={
                 "ce_specversion": "1.0", "ce_id": m["eventId"], "ce_type": m["eventType"], "ce_source": f"/companies/{m['companyId']}",
                 "ce_subject": m["entityId"], "ce_time": m["occurredAt"].isoformat(timespec="milliseconds"),

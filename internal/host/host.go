@@ -62,9 +62,13 @@ func (e *ServiceError) Code() string {
 	return "service_ended"
 }
 
+// SameSignal is how long after a signal another one is taken for the same: Ctrl-C reaches a process from its terminal and once more from whoever started it
+// (go run, timeout, a shell script that passes it on). Nobody is impatient within a quarter of a second.
+const SameSignal = 250 * time.Millisecond
+
 // Run starts the services in order and returns when all have ended: nil after a signal or the end of ctx, else why the first of them ended. They are
-// stopped in reverse, each after the one behind it has ended. The first SIGTERM or SIGINT stops gracefully; at the second Run returns at
-// once, with services still running: the caller is about to end the process.
+// stopped in reverse, each after the one behind it has ended. The first SIGTERM or SIGINT stops gracefully; at the second, unless it is
+// the same once more (SameSignal), Run returns at once, with services still running: the caller is about to end the process.
 func Run(ctx context.Context, cfg Config, log *zap.Logger, reg *prometheus.Registry, services ...Service) error {
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("host: %w", err)
@@ -89,9 +93,9 @@ type host struct {
 	log     *zap.Logger
 	signals <-chan os.Signal
 
-	services []*running
-	stopping atomic.Bool
-	seen     int // signals
+	services  []*running
+	stopping  atomic.Bool
+	signalled time.Time // when the first signal was seen; zero: none was
 }
 
 // running is a service and how to stop it.
@@ -129,7 +133,7 @@ func (h *host) run(ctx context.Context, services []Service) error {
 	case <-ctx.Done():
 		h.log.Info("stopping: the caller is done")
 	case sig := <-h.signals:
-		h.seen++
+		h.again()
 		h.log.Info("stopping; a second signal ends the process at once", zap.Stringer("signal", sig))
 	case r := <-ends:
 		cause = &ServiceError{r.Name(), r.err}
@@ -174,13 +178,22 @@ func (h *host) await(r *running, limit <-chan time.Time) (why string) {
 		case <-limit:
 			return fmt.Sprintf("not stopped within %v (host.stop_timeout)", h.cfg.StopTimeout)
 		case sig := <-h.signals:
-			// The signals are counted and not just the ones that come here: where the caller's context ends by the same signal, select may have
+			// All signals count and not just the ones that come here: where the caller's context ends by the same signal, select may have
 			// chosen the context, and the first signal is found only now.
-			if h.seen++; h.seen >= 2 {
+			if h.again() {
 				return "stopped at once by a second signal (" + sig.String() + ")"
 			}
 		}
 	}
+}
+
+// again notes a signal and says whether it is another one than the first.
+func (h *host) again() bool {
+	if h.signalled.IsZero() {
+		h.signalled = time.Now()
+		return false
+	}
+	return time.Since(h.signalled) >= SameSignal
 }
 
 // giveUp tells the rest, from service i down, to stop and does not wait for it.

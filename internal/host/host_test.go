@@ -137,6 +137,21 @@ func TestASecondSignalEndsTheWaitAtOnce(t *testing.T) {
 	})
 }
 
+// A terminal and the program that started us both pass Ctrl-C on: that is one signal, however often.
+func TestASignalThatComesTwiceAtOnceIsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		ended := w.start(t.Context(), w.part("a", time.Second), w.part("b", time.Second))
+		began := time.Now()
+		w.signals <- os.Interrupt
+		<-time.After(SameSignal - time.Millisecond)
+		w.signals <- os.Interrupt
+		if err := <-ended; err != nil || time.Since(began) != 2*time.Second {
+			t.Errorf("%v after %v: want the graceful stop, 2s", err, time.Since(began))
+		}
+	})
+}
+
 func TestAStopThatTakesTooLongIsGivenUpAndNamesWhoIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

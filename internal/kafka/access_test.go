@@ -59,38 +59,65 @@ func TestEverythingSpeaksTLSAndSASL(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer b.Close()
-			w := &world{t: t, addrs: b.Addrs(), dial: (&net.Dialer{}).DialContext}
-			c := w.config()
-			c.TLS = kafka.TLSConfig{Enabled: true, CAFile: ca}
-			c.SASL = kafka.SASLConfig{Mechanism: mechanism, User: "ferry", Password: "secret"}
-			cl := w.open(c, kafka.Options{})
-			if _, err := cl.CreateTopics(w.ctx()); err != nil {
-				t.Fatal(err)
-			}
-			tp := kafka.TP{Topic: cl.Topics().Retry}
-			w.append(cl.NewAppender(kafka.AppenderConfig{}), tp, "x")
-			w.read(cl, kafka.FetchConfig{}, map[kafka.TP]int64{tp: 0}, count(1))
-			gens := settle(w, c.Partitions, w.member(cl, kafka.GroupConfig{ID: "g", CoPartitioned: []string{tp.Topic}}, nil))
-			if err := gens[0].Commit(w.ctx(), map[kafka.TP]kafka.Committed{tp: {Offset: 1}}); err != nil {
-				t.Fatal(err)
-			}
-
-			for name, spoil := range map[string]func(*kafka.Config){
-				"SASL":                    func(c *kafka.Config) { c.SASL.Password = "wrong" },
-				"is ca_file the broker's": func(c *kafka.Config) { c.TLS.CAFile = "" },
-				"is TLS missing":          func(c *kafka.Config) { c.TLS = kafka.TLSConfig{} },
-				"not other.test":          func(c *kafka.Config) { c.TLS.ServerName = "other.test" },
-			} {
-				c := c
-				spoil(&c)
-				ctx, cancel := context.WithTimeout(w.ctx(), 5*time.Second)
-				_, err := w.open(c, kafka.Options{}).ClusterID(ctx)
-				cancel()
-				if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "secret") {
-					t.Errorf("%s: %v", name, err)
-				}
-			}
+			speaksTLSAndSASL(t, b.Addrs(), ca, kafka.SASLConfig{Mechanism: mechanism, User: "ferry", Password: "secret"})
 		})
+	}
+}
+
+// The same with a real broker. HOOKFERRY_TEST_KAFKA_SECURE names the folder that `deploy/kafka/kafka.sh start --secure` fills.
+func TestARealKafkaWithTLSAndSASL(t *testing.T) {
+	dir := os.Getenv("HOOKFERRY_TEST_KAFKA_SECURE")
+	if dir == "" {
+		t.Skip("set HOOKFERRY_TEST_KAFKA_SECURE, as .ci/test-kafka does")
+	}
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(text))
+	}
+	addrs, password := strings.Split(read("bootstrap"), ","), kafka.Password(read("password"))
+	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} {
+		t.Run(mechanism, func(t *testing.T) {
+			speaksTLSAndSASL(t, addrs, filepath.Join(dir, "ca.pem"), kafka.SASLConfig{Mechanism: mechanism, User: "ferry", Password: password})
+		})
+	}
+}
+
+func speaksTLSAndSASL(t *testing.T, addrs []string, ca string, sasl kafka.SASLConfig) {
+	t.Helper()
+	w := &world{t: t, addrs: addrs, dial: (&net.Dialer{}).DialContext}
+	c := w.config()
+	c.ReplicationFactor = 1
+	c.TLS = kafka.TLSConfig{Enabled: true, CAFile: ca}
+	c.SASL = sasl
+	cl := w.open(c, kafka.Options{})
+	if _, err := cl.CreateTopics(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	tp := kafka.TP{Topic: cl.Topics().Retry}
+	w.append(cl.NewAppender(kafka.AppenderConfig{}), tp, "x")
+	w.read(cl, kafka.FetchConfig{}, map[kafka.TP]int64{tp: 0}, count(1))
+	gens := settle(w, c.Partitions, w.member(cl, kafka.GroupConfig{ID: c.TopicPrefix + "g", CoPartitioned: []string{tp.Topic}}, nil))
+	if err := gens[0].Commit(w.ctx(), map[kafka.TP]kafka.Committed{tp: {Offset: 1}}); err != nil {
+		t.Fatal(err)
+	}
+
+	for name, spoil := range map[string]func(*kafka.Config){
+		"SASL":                    func(c *kafka.Config) { c.SASL.Password = "wrong" },
+		"is ca_file the broker's": func(c *kafka.Config) { c.TLS.CAFile = "" },
+		"is TLS missing":          func(c *kafka.Config) { c.TLS = kafka.TLSConfig{} },
+		"not other.test":          func(c *kafka.Config) { c.TLS.ServerName = "other.test" },
+	} {
+		c := c
+		spoil(&c)
+		ctx, cancel := context.WithTimeout(w.ctx(), 5*time.Second)
+		_, err := w.open(c, kafka.Options{}).ClusterID(ctx)
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), sasl.Password.Reveal()) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -198,7 +198,7 @@ func (g *Group) tryOffsetFetch(ctx context.Context, tps []TP) (map[TP]Committed,
 	}
 	r := m.(*offsetfetch.Response)
 	found := make(map[TP]Committed, len(tps))
-	if kgo.Error(r.ErrorCode) == kgo.GroupIdNotFound { // some coordinators say so of a group that has never been: it has committed nothing
+	if g.cg == nil && kgo.Error(r.ErrorCode) == kgo.GroupIdNotFound { // nobody ever joined, which only who is no member himself may believe
 		for _, tp := range tps {
 			found[tp] = Committed{Offset: -1}
 		}

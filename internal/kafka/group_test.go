@@ -285,3 +285,14 @@ func TestAMemberAsksForTheSessionThatIsConfigured(t *testing.T) {
 		t.Errorf("asked for %d ms", got)
 	}
 }
+
+// Some brokers say of a group that nobody ever joined that it commits nothing, others that there is none. A command must not wait for it to appear.
+func TestAGroupThatNobodyJoinedHasCommittedNothing(t *testing.T) {
+	w := newWorld(t)
+	cl := w.open(w.config(), kafka.Options{})
+	tp := kafka.TP{Topic: w.topic(cl, 1)}
+	got, err := cl.CommittedOffsets(w.ctx(), "nobody", []kafka.TP{tp})
+	if err != nil || len(got) != 1 || got[tp] != (kafka.Committed{Offset: -1}) {
+		t.Errorf("%v, %v", got, err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -243,6 +244,29 @@ var behaviours = []string{"ok", "status", "delay", "flap", "redirect", "disable"
 func Behaves(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	return slices.Contains(behaviours, first)
+}
+
+// Understands says whether a path tells a receiver how to answer with arguments that it can read: status/CODE, status/CODE/RETRY-AFTER, delay/DURATION,
+// flap/N, and the others with none. A path that only Behaves is answered with 404.
+func Understands(path string) bool {
+	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	number := func(i, least, most int) bool {
+		n, err := strconv.Atoi(parts[i])
+		return err == nil && n >= least && n <= most
+	}
+	switch parts[0] {
+	case "status":
+		return len(parts) == 2 && number(1, 200, 999) || len(parts) == 3 && number(1, 200, 999) && number(2, 0, math.MaxInt)
+	case "flap":
+		return len(parts) == 2 && number(1, 1, math.MaxInt)
+	case "delay":
+		if len(parts) != 2 {
+			return false
+		}
+		d, err := time.ParseDuration(parts[1])
+		return err == nil && d > 0
+	}
+	return len(parts) == 1 && slices.Contains(behaviours, parts[0])
 }
 
 // behaviour decides how to answer and notes the status.
