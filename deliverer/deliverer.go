@@ -12,6 +12,8 @@
 //	progress.go   pure: what is finished, in 4 KiB of metadata      tiers.go     pure: where does a task wait
 //	lease.go      the right to start sends                          memory.go    the bound on what is read
 //	clerk.go      changes of subscriptions' records                 redrive.go   dead tasks back in line
+//	order.go      pure: who of an entity may be tried next          gate.go      the same in a lane
+//	lines.go      what of that outlives the process
 //
 // Goroutines:
 //
@@ -22,6 +24,7 @@
 //	     ├─ flusher           collector ─▶ Kafka, Redis, progress
 //	     ├─ clerk             disabled and failing subscriptions ─▶ their records
 //	     ├─ redriver          replays ─▶ tiers
+//	     ├─ lines             members of lines ─▶ lanes, when a partition is taken over
 //	     └─ Run itself        generations and commits
 package deliverer
 
@@ -77,6 +80,7 @@ type Deliverer struct {
 	keeper    *keeper
 	clerk     *clerk
 	redriver  *redriver
+	lines     lines
 	collector collector
 	drain     chan chan struct{}
 	hot, cold *kafka.Fetcher
@@ -126,6 +130,7 @@ func New(cfg Config, deps Deps) (*Deliverer, error) {
 	d.keeper = newKeeper(d)
 	d.clerk = newClerk(d, deps.Writer)
 	d.redriver = newRedriver(d)
+	d.lines.init(d)
 	d.parts.Store(&map[kafka.TP]*part{})
 	var err error
 	d.metrics, err = newMetrics(d, deps.Metrics)
@@ -170,6 +175,9 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	d.appender = d.kafka.NewAppender(kafka.AppenderConfig{})
 	d.attempts = d.kafka.NewAppender(kafka.AppenderConfig{})
 	d.table.Subscribe(d.changed)
+	for live := range d.table.All() {
+		d.lines.note(live.ID)
+	}
 
 	// Two lives: reading ends with ctx, writing goes on until what was read has come to its end.
 	reading, stopReading := context.WithCancel(ctx)
@@ -191,6 +199,7 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	readers.Go(func() { fetch(cold) })
 	readers.Go(func() { d.redriver.run(reading) })
 	readers.Go(func() { d.clerk.run(reading) })
+	readers.Go(func() { d.lines.run(reading) })
 	writers.Go(func() { d.keeper.run(writing) })
 	writers.Go(func() { newFlusher(d).run(writing) })
 
@@ -271,6 +280,7 @@ func (d *Deliverer) newFetchers() (hot, cold *kafka.Fetcher) {
 func (d *Deliverer) outOfRange(tp kafka.TP, asked, start, end int64) (int64, bool) {
 	if asked < start {
 		d.metrics.lost.WithLabelValues(tp.Topic).Add(float64(start - asked))
+		d.lines.lost(tp, start)
 		d.log.Error("retention removed tasks before they were read: they are lost", zap.String("topic", tp.Topic), zap.Int32("partition", tp.Partition),
 			zap.Int64("from", asked), zap.Int64("to", start-1))
 		return start, true
@@ -298,6 +308,7 @@ func (d *Deliverer) breach(p *part, what, taskID string) {
 
 // changed is the table's note that a subscription has another record.
 func (d *Deliverer) changed(id string) {
+	d.lines.note(id)
 	d.lanesMu.RLock()
 	l := d.lanes[id]
 	d.lanesMu.RUnlock()

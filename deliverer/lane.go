@@ -70,6 +70,9 @@ type lane struct {
 	wakes    time.Time // when the keeper has been asked to look again; past: it has not
 	backlog  int64     // handed back and not seen again, as far as this process knows
 	usedAt   time.Time
+	strict   bool   // the subscription asks for order: its record as of orderAt changes
+	orderAt  uint64 // see orderNow
+	order    *order // its lines; nil: none
 
 	ended    int64 // answers ever
 	tickEnds int64 // ended at the last tick
@@ -108,6 +111,8 @@ type item struct {
 	awaits    time.Time // the owner before may be sending it until then
 	attempted bool      // a sender has had it
 	taken     uint64    // the flush that took it; the flusher's
+	stand     *standing // its place in the line of its entity; nil: outside lines
+	mark      mark      // what intake has found of it in Redis
 
 	out outcome
 }
@@ -237,6 +242,7 @@ func (l *lane) admit(it *item, now time.Time) (open, first bool) {
 	if held := l.byID[it.ID]; held != nil {
 		if it.Round > held.Round || it.Round == held.Round && it.Attempt > held.Attempt {
 			it.out = outcome{verdict: verdictHop, due: later(time.UnixMilli(it.Due), now.Add(l.d.tiers[0].Wait))}
+			it.stand = held.stand
 			l.d.collect(it)
 			return true, false
 		}
@@ -244,6 +250,9 @@ func (l *lane) admit(it *item, now time.Time) (open, first bool) {
 		return true, false
 	}
 	l.byID[it.ID] = it
+	if l.strict || l.order != nil {
+		l.takePlace(it)
+	}
 	return true, true
 }
 
@@ -254,6 +263,9 @@ func (l *lane) whenDue(it *item, now time.Time) bool {
 	switch {
 	case it.awaits.After(now):
 		it.Body = bytes.Clone(it.Body) // it would keep its whole fetch buffer
+		if it.stand != nil {           // nobody of its entity is sent meanwhile
+			it.stand.line.of.put(it.stand, settling)
+		}
 		l.d.keeper.settleAt(earlier(it.awaits, now.Add(settle)), it)
 	case it.Due == 0 || remaining <= 0:
 		return true
@@ -262,7 +274,13 @@ func (l *lane) whenDue(it *item, now time.Time) bool {
 		l.d.keeper.dueAt(now.Add(remaining), it)
 	default:
 		it.out = outcome{verdict: verdictHop, due: time.UnixMilli(it.Due)}
+		if it.stand != nil {
+			l.leaves(it, now)
+		}
 		l.d.collect(it)
+		if it.stand != nil {
+			l.advance(it.stand.line, now)
+		}
 	}
 	return false
 }
@@ -274,6 +292,10 @@ func (l *lane) enqueue(items []*item, now time.Time) {
 	for _, it := range items {
 		if it.part.lost.Load() {
 			l.drop(it)
+			continue
+		}
+		if it.stand != nil { // only the first of its entity goes into the line
+			l.arrive(it, now)
 			continue
 		}
 		if l.line.n >= room {
@@ -324,6 +346,9 @@ func (l *lane) behind() (n int) {
 	for _, holder := range l.entities {
 		n += holder.followers.n
 	}
+	if l.order != nil {
+		n += l.order.waiting
+	}
 	return n
 }
 
@@ -332,13 +357,7 @@ func (l *lane) work(now time.Time) {
 	if l.line.n == 0 {
 		return
 	}
-	if !l.active {
-		l.active = true
-		if l.busy == 0 {
-			l.endedAt, l.tickAt, l.tickEnds = now, now, l.ended
-		}
-		l.d.keeper.watch(l)
-	}
+	l.activate(now)
 	if !l.d.lease.holds(now) || l.choked() {
 		return // the keeper looks again, and at once when the lease comes back
 	}
@@ -354,6 +373,18 @@ func (l *lane) work(now time.Time) {
 		}
 		l.start()
 	}
+}
+
+// activate has the keeper look at this lane at every tick.
+func (l *lane) activate(now time.Time) {
+	if l.active {
+		return
+	}
+	l.active = true
+	if l.busy == 0 {
+		l.endedAt, l.tickAt, l.tickEnds = now, now, l.ended
+	}
+	l.d.keeper.watch(l)
 }
 
 func (l *lane) start() {
@@ -419,6 +450,10 @@ func (l *lane) pick(now time.Time) *item {
 		it := l.line.head
 		if it.part.lost.Load() {
 			l.drop(l.line.pop())
+			continue
+		}
+		if it.stand != nil && !it.stand.mayStay() {
+			l.stepBack(l.line.pop(), now)
 			continue
 		}
 		if it.EntityID != "" {
@@ -524,15 +559,24 @@ func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now t
 		rate = 0
 	}
 	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: now.Add(postponeFor(least, it.Postponed, l.backlog, rate, l.d.tiers))}
+	if it.stand != nil {
+		l.leaves(it, now)
+	}
 	fault.Before(fault.LaneHandBack)
 	l.d.collect(it)
 	fault.After(fault.LaneHandBack, nil)
+	if it.stand != nil { // who stands behind it may not overtake it
+		l.advance(it.stand.line, now)
+	}
 }
 
 // drop forgets an item whose partition belongs to another process now: that one has it. A copy that is still ours takes its place, and waits for its
 // time as any task that was read: it may be due later, and the owner before may be sending it.
 func (l *lane) drop(it *item) {
 	l.leaveEntity(it)
+	if it.stand != nil {
+		l.vanishes(it)
+	}
 	if l.byID[it.ID] == it {
 		delete(l.byID, it.ID)
 	}
@@ -546,9 +590,15 @@ func (l *lane) drop(it *item) {
 			c.next, held.copies = held.copies, c
 		} else {
 			l.byID[c.ID] = c
+			if l.strict || l.order != nil {
+				l.takePlace(c)
+			}
 			if now := time.Now(); l.whenDue(c, now) {
-				c.arrived = now
-				l.line.push(c)
+				if c.arrived = now; c.stand != nil {
+					l.arrive(c, now)
+				} else {
+					l.line.push(c)
+				}
 			}
 		}
 		c = following
@@ -595,6 +645,9 @@ func (l *lane) try(s *sender, it *item) {
 	s.j = Judgement{}
 	set := l.settingsNow()
 	if l.endsUnsent(it, set) {
+		if it.stand != nil {
+			l.tried(it)
+		}
 		fault.Before(fault.LaneEnds)
 		l.d.collect(it)
 		fault.After(fault.LaneEnds, nil)
@@ -629,6 +682,9 @@ func (l *lane) try(s *sender, it *item) {
 	if s.j.Disable {
 		l.d.clerk.disable(l.id, string(s.j.Reason))
 	}
+	if it.stand != nil {
+		l.tried(it)
+	}
 	fault.Before(fault.LaneCollect)
 	l.d.collect(it)
 	fault.After(fault.LaneCollect, nil)
@@ -662,6 +718,9 @@ func (l *lane) book(s *sender, now time.Time) {
 	s.it = nil
 	l.busy--
 	l.leaveEntity(it)
+	if it.stand != nil {
+		l.advance(it.stand.line, now)
+	}
 	if j.Verdict == "" { // not sent
 		l.press.release()
 		l.endedAt = now
@@ -713,7 +772,7 @@ func (l *lane) report(c pressureChange, status int32, j *Judgement, now time.Tim
 func (l *lane) tick(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.line.n == 0 && l.busy == 0 {
+	if l.line.n == 0 && l.busy == 0 && (l.order == nil || l.order.waiting == 0) {
 		l.active = false
 		return false
 	}
@@ -773,6 +832,10 @@ func (l *lane) sweep(now time.Time) {
 			l.handBack(it, schemas.ReasonFull, 0, now)
 		}
 	}
+	if l.order != nil {
+		l.orderNow(now)
+		l.sweepLines(now, hung)
+	}
 }
 
 // slowTick ends what is of no use any more: senders without work, connections, in the end the lane. True: the lane is closed, forget it.
@@ -788,7 +851,10 @@ func (l *lane) slowTick(now time.Time) (gone bool) {
 	}
 	l.idle = append(l.idle[:0], l.idle[n:]...)
 	l.conns.CloseIdle(now.Add(-idleSender))
-	if len(l.byID) > 0 || l.busy > 0 || l.press.open || now.Sub(l.usedAt) < idleLane {
+	if l.order != nil && !l.strict && l.order.members == 0 {
+		l.order = nil
+	}
+	if len(l.byID) > 0 || l.busy > 0 || l.order != nil && l.order.members > 0 || l.press.open || now.Sub(l.usedAt) < idleLane {
 		return false
 	}
 	l.close()
