@@ -27,6 +27,9 @@ const (
 	// entityMost is how many may wait in memory at all, as a part of what fits there.
 	entityPart  = 8
 	entityLeast = 64
+	// followsBy is how much later than the first of its line a follower comes up from a tier: the first, which may be late by a second, has been tried by then,
+	// and if it has failed its followers go on to its next due without a wait in memory for thousands of them.
+	followsBy = lastSecond
 )
 
 // orderNow takes over whether the subscription asks for order, if its record has changed. The lane's mutex is held.
@@ -223,9 +226,9 @@ func (l *lane) giveBack(st *standing, due int64, now time.Time) {
 		l.drop(it)
 		return
 	}
-	it.out = outcome{verdict: schemas.VerdictPostponed, reason: schemas.ReasonOrder, due: time.UnixMilli(due)}
+	it.out = outcome{verdict: schemas.VerdictPostponed, reason: schemas.ReasonOrder, due: time.UnixMilli(due).Add(followsBy)}
 	st.order = true
-	l.leaves(it, now)
+	l.leaves(it, time.UnixMilli(due), now)
 	fault.Before(fault.LineHandBack)
 	l.d.collect(it)
 	fault.After(fault.LineHandBack, nil)
@@ -250,10 +253,10 @@ func (l *lane) sendBack(st *standing, now time.Time) {
 }
 
 // leaves notes that an item's record goes to a tier. It does not come up before the smallest tier has passed.
-func (l *lane) leaves(it *item, now time.Time) {
+func (l *lane) leaves(it *item, due, now time.Time) {
 	st := it.stand
 	if st.it == it && !st.gone {
-		st.line.of.leave(st, later(it.out.due, now.Add(l.d.tiers[0].Wait)).UnixMilli())
+		st.line.of.leave(st, later(due, now.Add(l.d.tiers[0].Wait)).UnixMilli())
 	}
 }
 
@@ -268,7 +271,7 @@ func (l *lane) tried(it *item) {
 	}
 	switch it.out.verdict {
 	case schemas.VerdictRetry, schemas.VerdictPostponed:
-		l.leaves(it, now)
+		l.leaves(it, it.out.due, now)
 	case schemas.VerdictDelivered:
 		st.line.of.remove(st)
 		st.line.moved = now

@@ -275,7 +275,7 @@ func (l *lane) whenDue(it *item, now time.Time) bool {
 	default:
 		it.out = outcome{verdict: verdictHop, due: time.UnixMilli(it.Due)}
 		if it.stand != nil {
-			l.leaves(it, now)
+			l.leaves(it, it.out.due, now)
 		}
 		l.d.collect(it)
 		if it.stand != nil {
@@ -560,7 +560,7 @@ func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now t
 	}
 	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: now.Add(postponeFor(least, it.Postponed, l.backlog, rate, l.d.tiers))}
 	if it.stand != nil {
-		l.leaves(it, now)
+		l.leaves(it, it.out.due, now)
 	}
 	fault.Before(fault.LaneHandBack)
 	l.d.collect(it)
