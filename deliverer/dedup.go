@@ -209,7 +209,13 @@ func askedHours(now time.Time, dst []int64) []int64 {
 // Seen sets seen[i] if the attempt about to be made, tasks[i], has ended before, or its task has. open says that Redis did not answer in time: nothing
 // is known then, and nothing is seen. One round trip.
 func (m *Marks) Seen(ctx context.Context, tasks []Mark, seen []bool) (open bool) {
+	return m.Look(ctx, tasks, seen, make([]bool, len(tasks)))
+}
+
+// Look is Seen, and sets over[i] if it is the task that has ended.
+func (m *Marks) Look(ctx context.Context, tasks []Mark, seen, over []bool) (open bool) {
 	clear(seen[:len(tasks)])
+	clear(over[:len(tasks)])
 	if len(tasks) == 0 {
 		return false
 	}
@@ -237,12 +243,14 @@ func (m *Marks) Seen(ctx context.Context, tasks []Mark, seen []bool) (open bool)
 					return err
 				}
 				seen[i] = seen[i] || try != 0 || end != 0
+				over[i] = over[i] || end != 0
 			}
 		}
 		return nil
 	})
 	if err != nil {
 		clear(seen[:len(tasks)])
+		clear(over[:len(tasks)])
 	}
 	return err != nil
 }

@@ -14,6 +14,8 @@
 //	clerk.go      changes of subscriptions' records                 replays.go   what is ordered, and how far it is
 //	redrive.go    dead tasks back in line                           resumed.go   those of a pause
 //	replayline.go replays beside what is live                       taken.go     which letters are taken out
+//	order.go      pure: who of an entity may be tried next          gate.go      the same in a lane
+//	lines.go      what of that outlives the process
 //
 // Goroutines:
 //
@@ -25,6 +27,7 @@
 //	     ├─ clerk             disabled and failing subscriptions ─▶ their records
 //	     ├─ replays           the topics replays and progress ─▶ redriver, lanes
 //	     ├─ redriver          dead ─▶ tiers
+//	     ├─ lines             members of lines ─▶ lanes, when a partition is taken over
 //	     └─ Run itself        generations and commits
 package deliverer
 
@@ -81,6 +84,7 @@ type Deliverer struct {
 	clerk     *clerk
 	replays   *replays
 	redriver  *redriver
+	lines     lines
 	collector collector
 	drain     chan chan struct{}
 	hot, cold *kafka.Fetcher
@@ -130,6 +134,7 @@ func New(cfg Config, deps Deps) (*Deliverer, error) {
 	d.keeper = newKeeper(d)
 	d.clerk = newClerk(d, deps.Writer)
 	d.replays, d.redriver = newReplays(d), newRedriver(d)
+	d.lines.init(d)
 	d.parts.Store(&map[kafka.TP]*part{})
 	var err error
 	d.metrics, err = newMetrics(d, deps.Metrics)
@@ -180,6 +185,9 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	d.appender = d.kafka.NewAppender(kafka.AppenderConfig{})
 	d.attempts = d.kafka.NewAppender(kafka.AppenderConfig{})
 	d.table.Subscribe(d.changed)
+	for live := range d.table.All() {
+		d.lines.note(live.ID)
+	}
 
 	// Two lives: reading ends with ctx, writing goes on until what was read has come to its end.
 	reading, stopReading := context.WithCancel(ctx)
@@ -202,6 +210,7 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	readers.Go(func() { d.replays.run(reading) })
 	readers.Go(func() { d.redriver.run(reading) })
 	readers.Go(func() { d.clerk.run(reading) })
+	readers.Go(func() { d.lines.run(reading) })
 	writers.Go(func() { d.keeper.run(writing) })
 	writers.Go(func() { newFlusher(d).run(writing) })
 
@@ -305,6 +314,7 @@ func (d *Deliverer) newFetchers() (hot, cold *kafka.Fetcher) {
 func (d *Deliverer) outOfRange(tp kafka.TP, asked, start, end int64) (int64, bool) {
 	if asked < start {
 		d.metrics.lost.WithLabelValues(tp.Topic).Add(float64(start - asked))
+		d.lines.lost(tp, start)
 		d.log.Error("retention removed tasks before they were read: they are lost", zap.String("topic", tp.Topic), zap.Int32("partition", tp.Partition),
 			zap.Int64("from", asked), zap.Int64("to", start-1))
 		return start, true
@@ -332,6 +342,7 @@ func (d *Deliverer) breach(p *part, what, taskID string) {
 
 // changed is the table's note that a subscription has another record.
 func (d *Deliverer) changed(id string) {
+	d.lines.note(id)
 	d.lanesMu.RLock()
 	l := d.lanes[id]
 	d.lanesMu.RUnlock()

@@ -13,6 +13,9 @@ import (
 // verdictSeen ends an item whose mark appeared: somebody else has finished it.
 const verdictSeen schemas.Verdict = "seen"
 
+// verdictGoesOn ends an item whose try has a mark: its task goes on by a record in a tier. Only where order asks for the difference.
+const verdictGoesOn schemas.Verdict = "goes_on"
+
 // collector is where ended items wait to be written. Senders only append; one flusher takes what is there and brings it through the order of
 // durability: tier and dead records, attempts, marks, progress (lane.go says what a crash between two of them means).
 type collector struct {
@@ -85,6 +88,7 @@ func (c *collector) unflushed() []*item {
 type flusher struct {
 	d       *Deliverer
 	buf     []byte
+	key     []byte
 	task    schemas.Task
 	attempt schemas.Attempt
 	marks   []Mark
@@ -215,19 +219,28 @@ func (f *flusher) take(now time.Time) {
 
 // route puts an item where it is written next. The books are held.
 func (f *flusher) route(it *item, now time.Time) {
-	c := &f.d.collector
 	s := f.shelfOf(it.part.tp.Partition)
 	switch it.out.verdict {
 	case "": // the process ends: nothing happened
 		return
 	case schemas.VerdictRetry, schemas.VerdictPostponed, verdictHop:
 		it.lane.strike(it)
+		if it.stand != nil && f.joins(it) {
+			s.put(&s.line, it)
+			return
+		}
 		s.put(&s.tiers[tierFor(f.d.tiers, it.out.due.Sub(now))], it)
+	case verdictGoesOn:
+		if it.stand != nil && f.joins(it) {
+			s.put(&s.line, it)
+			return
+		}
+		f.over(s, it)
 	case schemas.VerdictDead:
 		s.put(&s.dead, it)
 	default:
 		if it.out.started.IsZero() {
-			c.written = append(c.written, it)
+			f.over(s, it)
 		} else {
 			s.put(&s.tried, it)
 		}
@@ -249,12 +262,16 @@ func (f *flusher) settle(now time.Time) {
 }
 
 // stored goes on with an item that stands where its outlet writes. A task that was handed back untried makes no attempt; it is counted.
-func (f *flusher) stored(o *outlet, it *item) {
+func (f *flusher) stored(o *outlet, it *item, now time.Time) {
 	s := o.shelf
 	s.held--
 	s.bytes -= int64(it.size)
+	if o == &s.line {
+		f.lined(s, it, now)
+		return
+	}
 	if o == &s.tried || it.out.started.IsZero() { // a hop, a task handed back untried
-		f.d.collector.written = append(f.d.collector.written, it)
+		f.over(s, it)
 		return
 	}
 	s.put(&s.tried, it)
@@ -263,6 +280,8 @@ func (f *flusher) stored(o *outlet, it *item) {
 // add encodes an item for its outlet.
 func (f *flusher) add(o *outlet, it *item, into *kafka.Records) {
 	switch {
+	case o == &o.shelf.line:
+		f.addLine(o, it, into)
 	case o == &o.shelf.tried:
 		f.attemptOf(it)
 		f.buf = schemas.AppendAttempt(f.buf[:0], &f.attempt)
@@ -309,7 +328,7 @@ func (f *flusher) attemptOf(it *item) {
 func (f *flusher) count(items []*item) {
 	clear(f.counts)
 	for _, it := range items {
-		if it.out.verdict == verdictHop || it.out.verdict == verdictSeen {
+		if it.out.verdict == verdictHop || it.out.verdict == verdictSeen || it.out.verdict == verdictGoesOn {
 			continue
 		}
 		f.counts[attemptLabel{it.out.verdict, it.out.reason}]++
@@ -348,6 +367,9 @@ func (f *flusher) mark(ctx context.Context, items []*item) {
 
 // finish counts an item and its copies as finished and lets go of their memory.
 func (f *flusher) finish(it *item) {
+	if it.stand != nil {
+		it.lane.endsInLine(it)
+	}
 	it.lane.strike(it) // of what has reached an end: its marks stand by now, and no copy slips in between
 	for c := it; c != nil; {
 		next := c.next

@@ -84,6 +84,7 @@ func (d *Deliverer) serve(reading, writing context.Context, gen *kafka.Generatio
 		case <-gen.Done():
 			return
 		case <-tick.C:
+		case <-d.lines.ask:
 		}
 		if err := d.commit(writing, gen, false, fault.DelivererCommit); errors.Is(err, kafka.ErrFenced) {
 			d.lease.end()
@@ -179,11 +180,12 @@ func (d *Deliverer) begin(ctx context.Context, gen *kafka.Generation) error {
 	if err := whileOn(ctx, gen, func(ctx context.Context) error { return d.open(ctx, fresh, next) }); err != nil {
 		return err
 	}
-	lost := 0
+	lost, changed := 0, map[int32]bool{}
 	for tp, p := range old {
 		if next[tp] != p {
 			p.lost.Store(true)
 			lost++
+			changed[tp.Partition] = true
 		}
 	}
 	fault.Before(fault.DelivererTake)
@@ -194,6 +196,7 @@ func (d *Deliverer) begin(ctx context.Context, gen *kafka.Generation) error {
 			l.dropLost()
 		}
 	}
+	d.lines.begin(gen, fresh, next, changed)
 	hot, cold := map[kafka.TP]int64{}, map[kafka.TP]int64{}
 	for tp, p := range next {
 		at := int64(kafka.KeepPosition)
@@ -253,10 +256,10 @@ func (d *Deliverer) keptPartitions(old map[kafka.TP]*part, gen *kafka.Generation
 		}
 		same, known := kept[tp.Partition]
 		p := old[tp]
-		ok := p != nil && !p.lost.Load() && p.lastCommitted() == c
+		ok := p != nil && !p.lost.Load() && !p.unlined.Load() && p.lastCommitted() == c
 		if ok && gen.ID != d.lastGen+1 {
 			open, _ := p.counts()
-			ok = open == 0
+			ok = open == 0 && !p.fenced && !d.lines.asks(tp.Partition) // that owner's fence would be younger than ours
 		}
 		kept[tp.Partition] = ok && (same || !known)
 	}

@@ -22,6 +22,7 @@ type intake struct {
 	items   []*item
 	marks   []Mark
 	seen    []bool
+	over    []bool // of those seen: their tasks have ended, not only this try
 	touched []*lane
 	byLane  map[*lane][]*item
 	slab    []item
@@ -74,6 +75,7 @@ func (in *intake) handle(ctx context.Context, bs []kafka.Batch) error {
 			fault.After(fault.IntakeTake, nil)
 			if len(in.items) >= mostAtOnce(p) {
 				in.settle(ctx)
+				in.placed()
 			}
 			if rest = rest[n:]; !on {
 				break
@@ -81,6 +83,7 @@ func (in *intake) handle(ctx context.Context, bs []kafka.Batch) error {
 		}
 	}
 	in.settle(ctx)
+	in.placed()
 	return nil
 }
 
@@ -207,17 +210,20 @@ func (in *intake) settle(ctx context.Context) {
 	}
 	d.memory.take(int64(len(in.items)), bytes, replays)
 	if cap(in.seen) < len(in.items) {
-		in.seen = make([]bool, len(in.items))
+		in.seen, in.over = make([]bool, len(in.items)), make([]bool, len(in.items))
 	}
-	in.seen = in.seen[:len(in.items)]
+	in.seen, in.over = in.seen[:len(in.items)], in.over[:len(in.items)]
 	clear(in.seen)
-	if d.marks.Seen(ctx, in.marks, in.seen) {
+	clear(in.over)
+	if d.marks.Look(ctx, in.marks, in.seen, in.over) {
 		d.metrics.failOpen.Inc()
 	}
-	d.recent.seen(in.marks, in.seen)
+	d.recent.look(in.marks, in.seen, in.over)
 	now := time.Now()
 	for i, it := range in.items {
-		if in.seen[i] {
+		if in.seen[i] && d.lines.concern(it.Subscription) {
+			it.mark = markOf(in.over[i])
+		} else if in.seen[i] {
 			fault.Before(fault.IntakeSeen)
 			d.metrics.skipped.Inc()
 			d.finishOffset(it.part, it.offset)
@@ -256,16 +262,21 @@ func (in *intake) place(l *lane, items []*item, now time.Time) {
 	d := in.d
 	l.mu.Lock()
 	defer func() { l.mu.Unlock() }()
+	l.orderNow(now)
 	ready := items[:0]
 	for _, it := range items {
-		open, first := l.admit(it, now)
-		for !open { // closed between laneOf and here
+		for l.closed { // between laneOf and here
 			l.mu.Unlock()
 			l = d.laneOf(it.Subscription, now)
 			l.mu.Lock()
-			open, first = l.admit(it, now)
+			l.orderNow(now)
 		}
-		if !first {
+		if it.mark != markNone {
+			d.metrics.skipped.Inc()
+			l.marked(it, now)
+			continue
+		}
+		if _, first := l.admit(it, now); !first {
 			d.metrics.copies.Inc()
 		} else if l.whenDue(it, now) {
 			ready = append(ready, it)
@@ -297,6 +308,7 @@ func (in *intake) catchUp(ctx context.Context) {
 		}
 		l.mu.Lock()
 		l.known = max(l.known, newest)
+		l.orderAt = 0 // the lane may have been asked about the record before its note came
 		l.mu.Unlock()
 	}
 	if len(behind) == 0 {
@@ -329,6 +341,7 @@ func (in *intake) catchUp(ctx context.Context) {
 		if ok {
 			l.known = max(l.known, newest)
 		}
+		l.orderAt = 0
 		l.mu.Unlock()
 	}
 }
@@ -341,7 +354,12 @@ func (in *intake) unknown(l *lane) {
 	d, now := in.d, time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.strict, l.orderAt = true, 0 // perhaps it asks for order: until that is known, nobody overtakes these
 	for _, it := range in.byLane[l] {
+		if it.mark != markNone && !l.closed {
+			l.marked(it, now)
+			continue
+		}
 		switch open, first := l.admit(it, now); {
 		case !open:
 			it.out = outcome{verdict: schemas.VerdictPostponed, reason: schemas.ReasonLocal, due: now.Add(d.tiers[0].Wait)}
@@ -365,4 +383,11 @@ func earlier(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// placed says that everything stands in its lane that this loop has taken of `retry`.
+func (in *intake) placed() {
+	if in.fetcher == in.d.hot {
+		in.d.lines.placed()
+	}
 }

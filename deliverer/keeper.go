@@ -215,24 +215,30 @@ func (k *keeper) fire(ctx context.Context, now time.Time) {
 // may be tried; the others are asked again in a moment.
 func (k *keeper) settled(ctx context.Context, items []*item, now time.Time) (due []*item) {
 	d := k.d
-	marks, seen := make([]Mark, len(items)), make([]bool, len(items))
+	marks, seen, over := make([]Mark, len(items)), make([]bool, len(items)), make([]bool, len(items))
 	for i, it := range items {
 		marks[i] = Mark{TaskID: it.ID, Round: it.Round, Attempt: it.Attempt}
 	}
-	if d.marks.Seen(ctx, marks, seen) {
+	if d.marks.Look(ctx, marks, seen, over) {
 		d.metrics.failOpen.Inc()
 	}
-	d.recent.seen(marks, seen) // the owner before may have been this process: partitions come back
+	d.recent.look(marks, seen, over) // the owner before may have been this process: partitions come back
 	for i, it := range items {
 		switch remaining := time.UnixMilli(it.Due).Sub(now); {
 		case it.part.lost.Load():
 			due = append(due, it) // enqueue drops it
 		case seen[i]:
 			it.out = outcome{verdict: verdictSeen}
+			if it.stand != nil {
+				it.lane.settled(it, over[i], now)
+			}
 			d.collect(it)
 		case it.awaits.After(now):
 			k.settleAt(earlier(it.awaits, now.Add(settle)), it)
 		case remaining > 0:
+			if it.stand != nil {
+				it.lane.early(it, now)
+			}
 			k.dueAt(now.Add(remaining), it)
 		default:
 			due = append(due, it)

@@ -73,6 +73,9 @@ type lane struct {
 	wakes    time.Time // when the keeper has been asked to look again; past: it has not
 	backlog  int64     // handed back and not seen again, as far as this process knows
 	usedAt   time.Time
+	strict   bool   // the subscription asks for order: its record as of orderAt changes
+	orderAt  uint64 // see orderNow
+	order    *order // its lines; nil: none
 
 	ended    int64 // answers ever
 	tickEnds int64 // ended at the last tick
@@ -112,6 +115,8 @@ type item struct {
 	attempted bool      // a sender has had it
 	back      bool      // it stands back: in the lane's line of replays
 	taken     uint64    // the flush that took it; the flusher's
+	stand     *standing // its place in the line of its entity; nil: outside lines
+	mark      mark      // what intake has found of it in Redis
 
 	out outcome
 }
@@ -242,6 +247,7 @@ func (l *lane) admit(it *item, now time.Time) (open, first bool) {
 	if held := l.byID[it.ID]; held != nil {
 		if it.Round > held.Round || it.Round == held.Round && it.Attempt > held.Attempt {
 			it.out = outcome{verdict: verdictHop, due: later(time.UnixMilli(it.Due), now.Add(l.d.tiers[0].Wait))}
+			it.stand = held.stand
 			l.d.collect(it)
 			return true, false
 		}
@@ -249,6 +255,9 @@ func (l *lane) admit(it *item, now time.Time) (open, first bool) {
 		return true, false
 	}
 	l.byID[it.ID] = it
+	if l.strict || l.order != nil {
+		l.takePlace(it)
+	}
 	return true, true
 }
 
@@ -259,6 +268,9 @@ func (l *lane) whenDue(it *item, now time.Time) bool {
 	switch {
 	case it.awaits.After(now):
 		it.Body = bytes.Clone(it.Body) // it would keep its whole fetch buffer
+		if it.stand != nil {           // nobody of its entity is sent meanwhile
+			it.stand.line.of.put(it.stand, settling)
+		}
 		l.d.keeper.settleAt(earlier(it.awaits, now.Add(settle)), it)
 	case it.Due == 0 || remaining <= 0:
 		return true
@@ -267,7 +279,13 @@ func (l *lane) whenDue(it *item, now time.Time) bool {
 		l.d.keeper.dueAt(now.Add(remaining), it)
 	default:
 		it.out = outcome{verdict: verdictHop, due: time.UnixMilli(it.Due)}
+		if it.stand != nil {
+			l.leaves(it, it.out.due, now)
+		}
 		l.d.collect(it)
+		if it.stand != nil {
+			l.advance(it.stand.line, now)
+		}
 	}
 	return false
 }
@@ -279,6 +297,10 @@ func (l *lane) enqueue(items []*item, now time.Time) {
 	for _, it := range items {
 		if it.part.lost.Load() {
 			l.drop(it)
+			continue
+		}
+		if it.stand != nil { // only the first of its entity goes into the line
+			l.arrive(it, now)
 			continue
 		}
 		if it.back {
@@ -336,6 +358,9 @@ func (l *lane) behind() (n int) {
 	for _, holder := range l.entities {
 		n += holder.followers.n
 	}
+	if l.order != nil {
+		n += l.order.waiting
+	}
 	return n
 }
 
@@ -344,13 +369,7 @@ func (l *lane) work(now time.Time) {
 	if l.line.n+l.replays.line.n == 0 {
 		return
 	}
-	if !l.active {
-		l.active = true
-		if l.busy == 0 {
-			l.endedAt, l.tickAt, l.tickEnds = now, now, l.ended
-		}
-		l.d.keeper.watch(l)
-	}
+	l.activate(now)
 	if !l.d.lease.holds(now) || l.choked() {
 		return // the keeper looks again, and at once when the lease comes back
 	}
@@ -366,6 +385,18 @@ func (l *lane) work(now time.Time) {
 		}
 		l.start()
 	}
+}
+
+// activate has the keeper look at this lane at every tick.
+func (l *lane) activate(now time.Time) {
+	if l.active {
+		return
+	}
+	l.active = true
+	if l.busy == 0 {
+		l.endedAt, l.tickAt, l.tickEnds = now, now, l.ended
+	}
+	l.d.keeper.watch(l)
 }
 
 func (l *lane) start() {
@@ -434,6 +465,10 @@ func (l *lane) pick(now time.Time) *item {
 		it := from.head
 		if it.part.lost.Load() {
 			l.drop(from.pop())
+			continue
+		}
+		if it.stand != nil && !it.stand.mayStay() {
+			l.stepBack(from.pop(), now)
 			continue
 		}
 		if it.EntityID != "" {
@@ -546,21 +581,25 @@ func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now t
 	if why == schemas.ReasonCircuit || why == schemas.ReasonHold {
 		rate = 0
 	}
-	l.postpone(it, why, now.Add(postponeFor(least, it.Postponed, *backlog, rate, l.d.tiers)))
-}
-
-// postpone gives an item that is in nobody's hands to the collector, for a tier.
-func (l *lane) postpone(it *item, why schemas.Reason, due time.Time) {
-	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: due}
+	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: now.Add(postponeFor(least, it.Postponed, *backlog, rate, l.d.tiers))}
+	if it.stand != nil {
+		l.leaves(it, it.out.due, now)
+	}
 	fault.Before(fault.LaneHandBack)
 	l.d.collect(it)
 	fault.After(fault.LaneHandBack, nil)
+	if it.stand != nil { // who stands behind it may not overtake it
+		l.advance(it.stand.line, now)
+	}
 }
 
 // drop forgets an item whose partition belongs to another process now: that one has it. A copy that is still ours takes its place, and waits for its
 // time as any task that was read: it may be due later, and the owner before may be sending it.
 func (l *lane) drop(it *item) {
 	l.leaveEntity(it)
+	if it.stand != nil {
+		l.vanishes(it)
+	}
 	if l.byID[it.ID] == it {
 		delete(l.byID, it.ID)
 	}
@@ -574,9 +613,15 @@ func (l *lane) drop(it *item) {
 			c.next, held.copies = held.copies, c
 		} else {
 			l.byID[c.ID] = c
+			if l.strict || l.order != nil {
+				l.takePlace(c)
+			}
 			if now := time.Now(); l.whenDue(c, now) {
-				c.arrived = now
-				l.lineOf(c).push(c)
+				if c.arrived = now; c.stand != nil {
+					l.arrive(c, now)
+				} else {
+					l.lineOf(c).push(c)
+				}
 			}
 		}
 		c = following
@@ -657,6 +702,9 @@ func (l *lane) try(s *sender, it *item) {
 	if s.j.Disable {
 		l.d.clerk.disable(l.id, string(s.j.Reason))
 	}
+	if it.stand != nil {
+		l.tried(it)
+	}
 	fault.Before(fault.LaneCollect)
 	l.d.collect(it)
 	fault.After(fault.LaneCollect, nil)
@@ -703,6 +751,9 @@ func (l *lane) endNow(it *item) {
 		backlog, _ := l.pace(it)
 		*backlog++
 	}
+	if it.stand != nil {
+		l.triedNow(it)
+	}
 	fault.Before(fault.LaneEnds)
 	l.d.collect(it)
 	fault.After(fault.LaneEnds, nil)
@@ -717,6 +768,9 @@ func (l *lane) book(s *sender, now time.Time) {
 		l.replays.busy--
 	}
 	l.leaveEntity(it)
+	if it.stand != nil {
+		l.advance(it.stand.line, now)
+	}
 	if j.Verdict == "" { // not sent
 		l.press.release()
 		l.endedAt = now
@@ -771,7 +825,7 @@ func (l *lane) report(c pressureChange, status int32, j *Judgement, now time.Tim
 func (l *lane) tick(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.line.n+l.replays.line.n == 0 && l.busy == 0 {
+	if l.line.n+l.replays.line.n == 0 && l.busy == 0 && (l.order == nil || l.order.waiting == 0) {
 		l.active = false
 		return false
 	}
@@ -833,6 +887,10 @@ func (l *lane) sweep(now time.Time) {
 			l.handBack(it, schemas.ReasonFull, 0, now)
 		}
 	}
+	if l.order != nil {
+		l.orderNow(now)
+		l.sweepLines(now, hung)
+	}
 }
 
 // slowTick ends what is of no use any more: senders without work, connections, in the end the lane. True: the lane is closed, forget it.
@@ -848,7 +906,10 @@ func (l *lane) slowTick(now time.Time) (gone bool) {
 	}
 	l.idle = append(l.idle[:0], l.idle[n:]...)
 	l.conns.CloseIdle(now.Add(-idleSender))
-	if len(l.byID) > 0 || l.busy > 0 || l.press.open || now.Sub(l.usedAt) < idleLane {
+	if l.order != nil && !l.strict && l.order.members == 0 {
+		l.order = nil
+	}
+	if len(l.byID) > 0 || l.busy > 0 || l.order != nil && l.order.members > 0 || l.press.open || now.Sub(l.usedAt) < idleLane {
 		return false
 	}
 	l.close()

@@ -19,9 +19,10 @@ type metrics struct {
 	lost        *prometheus.CounterVec // topic
 	stopped     *prometheus.CounterVec // topic
 	redriven    prometheus.Counter
+	orphans     prometheus.Counter
 
-	inFlight, memory, unwritten, lease, lag, lanes *prometheus.Desc
-	d                                              *Deliverer
+	inFlight, memory, unwritten, lease, lag, lanes, members *prometheus.Desc
+	d                                                       *Deliverer
 }
 
 func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
@@ -45,17 +46,19 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 		lost:        prometheus.NewCounterVec(opts("lost_tasks_total", "Offsets that retention removed before they were delivered."), []string{"topic"}),
 		stopped:     prometheus.NewCounterVec(opts("partitions_stopped_total", "Partitions that are not read any more; the log says why."), []string{"topic"}),
 		redriven:    prometheus.NewCounter(opts("redriven_total", "Dead letters put back in line.")),
+		orphans:     prometheus.NewCounter(opts("line_orphans_total", "Members of lines for which nothing came up: they were taken out, and their entities went on.")),
 		inFlight:    desc("in_flight", "Sends under way."),
 		memory:      desc("tasks_in_memory", "Tasks read and not finished."),
 		unwritten:   desc("unwritten_outcomes", "Outcomes that are being written or wait for a partition that takes none.", "partition"),
 		lease:       desc("lease", "1 while sends may start: an offset commit succeeded within the last two thirds of kafka.session_timeout."),
 		lag:         desc("lag_tasks", "Tasks of a partition that are not finished, as of its last fetch.", "topic", "partition"),
 		lanes:       desc("lanes", "Lanes by state.", "state"),
+		members:     desc("line_members", "Tasks of subscriptions that ask for order which have not ended: in memory, or in a tier. One in a tier takes some 200 bytes of memory."),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.attempts, m.seconds, m.skipped, m.copies, m.failOpen, m.flushFailed, m.refused, m.lost, m.stopped, m.redriven, m} {
+	for _, c := range []prometheus.Collector{m.attempts, m.seconds, m.skipped, m.copies, m.failOpen, m.flushFailed, m.refused, m.lost, m.stopped, m.redriven, m.orphans, m} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -65,7 +68,7 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 
 // Describe and Collect give what is read when it is asked for.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.inFlight, m.memory, m.unwritten, m.lease, m.lag, m.lanes} {
+	for _, d := range []*prometheus.Desc{m.inFlight, m.memory, m.unwritten, m.lease, m.lag, m.lanes, m.members} {
 		ch <- d
 	}
 }
@@ -91,11 +94,16 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.lag, float64(lag), tp.Topic, strconv.Itoa(int(tp.Partition)))
 	}
 	states := map[string]int{laneHealthy: 0, laneThrottled: 0, laneHeld: 0, laneFailing: 0}
+	members := 0
 	for _, l := range m.d.allLanes() {
 		l.mu.Lock()
 		states[l.press.state(now)]++
+		if l.order != nil {
+			members += l.order.members
+		}
 		l.mu.Unlock()
 	}
+	gauge(m.members, float64(members))
 	for state, n := range states {
 		gauge(m.lanes, float64(n), state)
 	}

@@ -58,6 +58,7 @@ type shelf struct {
 	tried     outlet
 	dead      outlet
 	tiers     []outlet
+	line      outlet // members of lines; all of them before their tier records
 	refused   []refusal
 	held      int   // items in the outlets, and refused
 	bytes     int64 // of these
@@ -73,6 +74,9 @@ type refusal struct {
 // all are the outlets of a shelf.
 func (s *shelf) all() iter.Seq[*outlet] {
 	return func(yield func(*outlet) bool) {
+		if !yield(&s.line) {
+			return
+		}
 		for i := range s.tiers {
 			if !yield(&s.tiers[i]) {
 				return
@@ -102,6 +106,7 @@ func (f *flusher) shelfOf(partition int32) *shelf {
 	for i := range s.tiers {
 		open(&s.tiers[i], f.d.tiers[i].Name, f.d.appender, fault.FlushTiers)
 	}
+	open(&s.line, f.d.topics.Lines, f.d.appender, fault.FlushLines)
 	open(&s.dead, f.d.topics.Dead, f.d.appender, fault.FlushDead)
 	open(&s.tried, f.d.topics.Attempts, f.d.attempts, fault.FlushAttempts)
 	if c.shelves == nil {
@@ -197,7 +202,7 @@ func (f *flusher) settleOne(o *outlet, now time.Time) {
 		items = items[acks[i].Count:]
 		if acks[i].Err == nil && lost == nil {
 			for _, it := range batch {
-				f.stored(o, it)
+				f.stored(o, it, now)
 			}
 			continue
 		}
@@ -242,7 +247,10 @@ func (f *flusher) refuse(o *outlet, it *item, err error, now time.Time) (again b
 		d.log.Error("Kafka refuses an attempt's record for good; it stands here and nowhere else", append(fields, zap.Int32("attempt", it.Attempt),
 			zap.Int64("round", it.Round), zap.Time("at", it.out.started), zap.Duration("took", it.out.duration), zap.String("verdict", string(it.out.verdict)),
 			zap.String("reason", string(it.out.reason)), zap.Int32("status", it.out.status))...)
-		f.stored(o, it)
+		f.stored(o, it, now)
+	case o == &s.line:
+		d.log.Error("Kafka refuses a member of a line for good; its task goes on, and after a change of owner later ones of its entity may overtake it", fields...)
+		f.stored(o, it, now)
 	case o == &s.dead:
 		d.log.Error("Kafka refuses a dead letter for good; it is kept in memory, its offset stays open, and it is tried again each minute (is max.message.bytes of dead "+
 			"smaller than that of retry?)", fields...)

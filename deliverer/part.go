@@ -18,7 +18,11 @@ type part struct {
 	lost    atomic.Bool  // another process may own it by now
 	stopped atomic.Bool  // nothing is read any more; the log says why
 	crowded atomic.Bool  // the last commit could not name everything: wait until it can
+	unlined atomic.Bool  // what stands in `lines` is not loaded yet: nothing is read
 	parked  atomic.Int64 // a tier's head is not ready before this time, ms; 0: read on
+
+	epoch  int64 // of this owner, for members of lines. Set, like fenced, before unlined ends
+	fenced bool  // a fence of this owner stands in `lines`
 
 	mu        sync.Mutex
 	progress  *progress
@@ -46,6 +50,13 @@ func (p *part) next() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.progress.next
+}
+
+// base is the first offset that is not finished.
+func (p *part) base() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.progress.base
 }
 
 // commit is what to commit now.
@@ -79,7 +90,7 @@ func (p *part) counts() (open, lag int64) {
 
 // full says whether the fetch loop should leave the partition out.
 func (p *part) full(now time.Time) bool {
-	if p.lost.Load() || p.stopped.Load() || p.crowded.Load() {
+	if p.lost.Load() || p.stopped.Load() || p.crowded.Load() || p.unlined.Load() {
 		return true
 	}
 	parked := p.parked.Load()

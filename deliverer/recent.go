@@ -52,14 +52,18 @@ func (r *recent) add(ms []Mark) {
 }
 
 // seen sets seen[i] where the attempt about to be made, tasks[i], has ended here before, or its task has. It leaves the others as they are.
-func (r *recent) seen(tasks []Mark, seen []bool) {
+func (r *recent) seen(tasks []Mark, seen []bool) { r.look(tasks, seen, make([]bool, len(tasks))) }
+
+// look is seen, and sets over[i] where it is the task that has ended.
+func (r *recent) look(tasks []Mark, seen, over []bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.young)+len(r.older) == 0 {
 		return
 	}
 	for i, m := range tasks {
-		seen[i] = seen[i] || r.has(recentMarkOf(m.TaskID, m.Round, 0)) || r.has(recentMarkOf(m.TaskID, m.Round, m.Attempt))
+		over[i] = over[i] || r.has(recentMarkOf(m.TaskID, m.Round, 0))
+		seen[i] = seen[i] || over[i] || r.has(recentMarkOf(m.TaskID, m.Round, m.Attempt))
 	}
 }
 

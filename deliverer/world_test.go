@@ -57,6 +57,7 @@ type worldConfig struct {
 	partitions int
 	tiers      []time.Duration
 	quiet      bool
+	ageless    bool // Redis keeps everything: for worlds of many marks and less than an hour
 	receiver   sandbox.ReceiverConfig
 }
 
@@ -89,7 +90,7 @@ func newWorld(t testing.TB, opts ...worldOption) *world {
 		t.Cleanup(w.broker.Close)
 		w.config.Brokers = w.broker.Addrs()
 	}
-	w.redis, err = sandbox.StartRedis(sandbox.RedisConfig{Virtual: wc.virtual})
+	w.redis, err = sandbox.StartRedis(sandbox.RedisConfig{Virtual: wc.virtual, Ageless: wc.ageless})
 	w.must(err)
 	t.Cleanup(w.redis.Close)
 	wc.receiver.Virtual = wc.virtual

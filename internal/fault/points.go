@@ -31,9 +31,11 @@ const (
 	IntakePlace
 	IntakePark
 	LaneHandBack
+	LineHandBack
 	LaneEnds
 	LaneSend
 	LaneCollect
+	FlushLines
 	FlushTiers
 	FlushDead
 	FlushAttempts
@@ -48,6 +50,9 @@ const (
 	RedriveProgress
 	RedriveEnd
 	ClerkWrite
+	LinesLoad
+	LinesFence
+	LinesClear
 
 	SubscriptionWrite
 	SubscriptionTwin
@@ -105,9 +110,11 @@ var Points = [count]Info{
 	IntakePlace:          {"intake.place", "deliverer/intake.go", "items of a batch: into the lane of their subscription", false},
 	IntakePark:           {"intake.park", "deliverer/intake.go", "a tier's partition whose head is not ready: left out of the fetches, its position set back", false},
 	LaneHandBack:         {"lane.hand-back", "deliverer/lane.go", "a task that may not be sent for now: from the line to the collector, postponed", false},
+	LineHandBack:         {"line.hand-back", "deliverer/gate.go", "a task that stands behind another of its entity: from the line to the collector, postponed", false},
 	LaneEnds:             {"lane.ends", "deliverer/lane.go", "a task that ends without a send (deleted, paused, too large): from the sender to the collector", false},
 	LaneSend:             {"lane.send", "deliverer/lane.go", "a task: to its receiver", false},
 	LaneCollect:          {"lane.collect", "deliverer/lane.go", "the outcome of a try: from the sender to the collector", false},
+	FlushLines:           {"flush.lines", "deliverer/outlet.go", "members of lines, and their ends: from memory to `lines`, before the tiers and the marks", true},
 	FlushTiers:           {"flush.tiers", "deliverer/outlet.go", "tasks that go on: from memory to the tiers", true},
 	FlushDead:            {"flush.dead", "deliverer/outlet.go", "dead letters: from memory to `dead`", true},
 	FlushAttempts:        {"flush.attempts", "deliverer/outlet.go", "what was tried: from memory to `attempts`", true},
@@ -122,6 +129,9 @@ var Points = [count]Info{
 	RedriveProgress:      {"redrive.progress", "deliverer/redrive.go", "how far a redrive has come: from memory to `progress`", true},
 	RedriveEnd:           {"redrive.end", "deliverer/resumed.go", "where the redrive after a pause ends: from memory to `dead`, as a marker", true},
 	ClerkWrite:           {"clerk.write", "deliverer/clerk.go", "what the deliverer learned of a subscription (failing, disabled): from memory to its record", true},
+	LinesLoad:            {"lines.load", "deliverer/lines.go", "the members of a partition that was taken over: from `lines` into memory, before its tasks are read", true},
+	LinesFence:           {"lines.fence", "deliverer/lines.go", "the fence of a new owner: from memory to `lines`, so that members which an owner before writes late are not believed", true},
+	LinesClear:           {"lines.clear", "deliverer/lines.go", "members that nobody believes, or for which nothing comes up: their tombstones, from memory to `lines`", true},
 
 	SubscriptionWrite:   {"subscription.write", "internal/subscriptions/writer.go", "a new version of a subscription: from a writer to `subscriptions`", true},
 	SubscriptionTwin:    {"subscription.twin", "internal/subscriptions/writer.go", "a new subscription: looked at once more for a twin of its name, and withdrawn if there is one", true},

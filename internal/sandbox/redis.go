@@ -15,6 +15,7 @@ import (
 type RedisConfig struct {
 	Virtual bool     // over pipes; then Redis.Dial must be used to reach it
 	Network *Network // where it listens; nil: as Virtual says. Stop has no effect on it: cut its hosts off
+	Ageless bool     // nothing expires: else each command goes through all keys, of which long tests have many
 }
 
 // Redis is a Redis in memory. What is in it expires by the clock, virtual or not.
@@ -36,7 +37,7 @@ const virtualRedis = "127.0.0.1:6379"
 // StartRedis starts a Redis that serves when it returns. Close ends it.
 func StartRedis(c RedisConfig) (*Redis, error) {
 	r := &Redis{mini: miniredis.NewMiniRedis(), virtual: c.Virtual}
-	r.mini.ClockTTL(true)
+	r.mini.ClockTTL(!c.Ageless)
 	if c.Network != nil {
 		first, err := r.mini.Dial() // starts a server without a listener
 		if err != nil {
