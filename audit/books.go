@@ -130,8 +130,8 @@ func (b *Books) Event(e Event) {
 	}
 	b.events++
 	s := b.Subscription
-	w, c := b.spans.at(e.Source.Time)
-	if why := b.spans.why(e.Company, e.Type, e.Source.Time, ""); why == notCompany || why == notWanted || w == wayNone {
+	w, c, why := b.spans.of(e.Company, e.Type, e.Entity, e.Source.Time)
+	if why != "" {
 		return
 	}
 	o := owed{place: placeOf(&e.Source), at: e.Source.Time, event: e.ID, typ: e.Type, entity: e.Entity, way: w, catchUp: c, trace: noTrace}
@@ -193,7 +193,7 @@ func (b *Books) traceOf(id, subscription, replay string, s *schemas.Source, g Gh
 	}
 	if old := b.ghosts[k]; old == nil || old.What == waitingGhost {
 		g.Task, g.Place, g.Appended, g.Replay = id, Place{s.Topic, s.Partition, s.Offset}, s.Time, replay
-		if g.Why = b.spans.why(g.company, g.Type, s.Time, replay); g.Why == "" {
+		if g.Why = b.spans.why(g.company, g.Type, g.entity, s.Time, replay); g.Why == "" {
 			g.Why = notThere
 		}
 		b.ghosts[k] = &g
@@ -214,7 +214,7 @@ const waitingGhost = "waiting"
 
 // Waiting writes down a task that no deliverer has finished.
 func (b *Books) Waiting(t *schemas.Task) {
-	g := Ghost{What: waitingGhost, Event: t.EventID, Type: t.EventType, company: t.Company}
+	g := Ghost{What: waitingGhost, Event: t.EventID, Type: t.EventType, company: t.Company, entity: t.EntityID}
 	if r := b.traceOf(t.ID, t.Subscription, t.Replay, &t.Source, g); r != nil {
 		r.waits = max(r.waits, t.Round)
 	}
@@ -222,7 +222,7 @@ func (b *Books) Waiting(t *schemas.Task) {
 
 // Attempt writes an attempt down.
 func (b *Books) Attempt(a *schemas.Attempt) {
-	g := Ghost{What: string(a.Verdict), Event: a.EventID, Type: a.EventType, company: a.Company}
+	g := Ghost{What: string(a.Verdict), Event: a.EventID, Type: a.EventType, company: a.Company, entity: a.EntityID}
 	r := b.traceOf(a.TaskID, a.Subscription, a.Replay, &a.Source, g)
 	if r == nil {
 		return
@@ -246,7 +246,7 @@ func (b *Books) Dead(d *schemas.Dead) {
 		b.takenOut(t, d.At)
 		return
 	}
-	g := Ghost{What: string(schemas.VerdictDead), Event: t.EventID, Type: t.EventType, company: t.Company}
+	g := Ghost{What: string(schemas.VerdictDead), Event: t.EventID, Type: t.EventType, company: t.Company, entity: t.EntityID}
 	if r := b.traceOf(t.ID, t.Subscription, t.Replay, &t.Source, g); r != nil && t.Round >= r.letter {
 		r.letter, r.letterAt, r.reason, r.stands = t.Round, max(r.letterAt, d.At), d.Reason, true
 	}

@@ -299,6 +299,42 @@ func TestACatchUpThatWasNeverOrderedIsOneGapForEachEventOfItsSpan(t *testing.T) 
 	}
 }
 
+// A snapshot that names a subscription is owed to it alone, also before it is live; one that names nobody goes to those who want it.
+func TestASnapshotIsOwedToTheSubscriptionThatItNames(t *testing.T) {
+	for name, c := range map[string]struct {
+		company, entity string
+		patterns        []string
+		owed            bool
+	}{
+		"this one":                          {"acme", sub, nil, true},
+		"another one":                       {"acme", other, []string{"recent_reservations.*"}, false},
+		"another company's, naming it":      {"borea", sub, nil, false},
+		"all of the company, not wanted":    {"acme", "acme", []string{"booking.*"}, false},
+		"all of the company, before it was": {"acme", "acme", []string{"recent_reservations.*"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := whole()
+			before := l.report().Owed
+			if c.patterns != nil {
+				l.sub.Events = append(l.sub.Events, c.patterns...)
+			}
+			e := Event{Source: schemas.Source{Topic: booking.Topic, Partition: booking.Partition, Offset: 5, Time: 5 * minute}, ID: "evt_snapshot",
+				Type: schemas.RecentSnapshot, Company: c.company, Entity: c.entity}
+			l.events = append(l.events, e)
+			if r := l.report(); r.Owed-before != map[bool]int64{true: 1}[c.owed] || r.OK() == c.owed {
+				t.Errorf("%d owed more, gaps %+v", r.Owed-before, r.Gaps)
+			}
+			task := taskOf(e, "")
+			a := attemptOf(&task, 1, schemas.VerdictDelivered, "", 0)
+			a.EntityID = e.Entity
+			l.attempts = append(l.attempts, a)
+			if r := l.report(); !r.OK() || (r.GhostCount == 0) != c.owed {
+				t.Errorf("gaps %+v, ghosts %+v", r.Gaps, r.Ghosts)
+			}
+		})
+	}
+}
+
 func TestASubscriptionToAllCompaniesIsOwedWhatEachOfThemPublishes(t *testing.T) {
 	l := whole()
 	l.sub.Company = schemas.AnyCompany

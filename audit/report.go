@@ -96,7 +96,7 @@ type Ghost struct {
 	Appended int64  `json:"appended_ms"`
 	Replay   string `json:"replay,omitempty"`
 
-	company string
+	company, entity string
 }
 
 // ReplayReport is what came of the tasks that a replay made of events of the stretch. What it should have made is for `replay show` to say.

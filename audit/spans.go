@@ -102,16 +102,33 @@ const (
 	notThere   = "no_event"    // no such event lies at its place
 )
 
-// why is the reason for which an event is not owed on a way; empty: it is.
-func (s *spans) why(company, eventType string, at int64, replay string) string {
-	switch {
-	case s.sub.Company != schemas.AnyCompany && s.sub.Company != company:
-		return notCompany
-	case !subscriptions.Matches(s.sub.Events, eventType):
-		return notWanted
+// of says which way an event comes to the subscription, and which catch-up owes it; or why it is not owed. A snapshot that names a subscription is owed to it
+// alone, and on the live path, whatever its patterns and spans say.
+func (s *spans) of(company, eventType, entity string, t int64) (w way, c *CatchUp, why string) {
+	if s.sub.Company != schemas.AnyCompany && s.sub.Company != company {
+		return wayNone, nil, notCompany
 	}
-	if w, c := s.at(at); w == wayLive && replay == "" || w == wayCatchUp && replay == c.ID {
-		return ""
+	switch schemas.Addressee(eventType, company, entity) {
+	case s.sub.ID:
+		return wayLive, nil, ""
+	case "":
+	default:
+		return wayNone, nil, notWanted
+	}
+	if !subscriptions.Matches(s.sub.Events, eventType) {
+		return wayNone, nil, notWanted
+	}
+	if w, c = s.at(t); w == wayNone {
+		why = notLive
+	}
+	return w, c, why
+}
+
+// why is the reason for which an event is not owed under a replay's id (live: none); empty: it is.
+func (s *spans) why(company, eventType, entity string, t int64, replay string) string {
+	w, c, why := s.of(company, eventType, entity, t)
+	if why != "" || w == wayLive && replay == "" || w == wayCatchUp && replay == c.ID {
+		return why
 	}
 	return notLive
 }
