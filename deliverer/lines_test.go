@@ -319,7 +319,7 @@ func TestTenThousandFollowersOfAHeadThatWaitsForHours(t *testing.T) {
 			t.Fatalf("%d requests", n)
 		}
 		back := counter(t, metrics, "hookferry_deliverer_attempts_total", "verdict", "postponed")
-		if back > 2*followers {
+		if back > 3*followers { // two, and what comes up a moment before the head has been tried goes back once more
 			t.Errorf("%v were handed back for two tries of the head", back)
 		}
 		works.Store(true)

@@ -245,7 +245,7 @@ func (r *pointRun) script(got *sandbox.Received) string {
 	h := fnv.New32a()
 	h.Write([]byte(got.WebhookID))
 	switch kind := strings.Trim(got.Path, "/"); {
-	case kind == "flaky" && got.Attempt == 1 && h.Sum32()%3 == 0:
+	case (kind == "flaky" || kind == "ordered") && got.Attempt == 1 && h.Sum32()%3 == 0:
 		return "/status/503"
 	case kind == "dead" && !r.flipped.Load():
 		return "/abort"
@@ -271,6 +271,9 @@ func (r *pointRun) subscribe(ctx context.Context) error {
 			if kind == "limited" {
 				draft.MaxRate = 4
 			}
+			if kind == "ordered" {
+				draft.Order, draft.From = schemas.OrderEntity, subscriptions.Earliest
+			}
 			l, secret, err := r.writer.Create(ctx, draft)
 			if err == nil {
 				err = r.receiver.Trust("/"+kind, string(secret.Reveal()))
@@ -294,6 +297,9 @@ func (r *pointRun) flow(ctx context.Context, n int) error {
 	for range n {
 		r.seq++
 		ev := sandbox.Sample(r.rng, eventKinds[int(r.seq)%len(eventKinds)], r.name, r.seq)
+		if r.subs["ordered"] != nil { // else no event would stand behind another
+			ev.EventMeta().EntityID = "one"
+		}
 		if err := r.publish.Publish(ctx, ev); err != nil {
 			if ctx.Err() != nil {
 				return fmt.Errorf("publish: %w", err)
@@ -301,7 +307,7 @@ func (r *pointRun) flow(ctx context.Context, n int) error {
 			r.owe(ev.EventMeta().EventID) // to nobody: it may be in the log or not
 			continue
 		}
-		r.owe(ev.EventMeta().EventID, "ok", "flaky", "limited", "dead", "slow", "made")
+		r.owe(ev.EventMeta().EventID, "ok", "flaky", "limited", "dead", "slow", "made", "ordered")
 	}
 	return nil
 }

@@ -79,6 +79,11 @@ var errands = map[fault.Point][]errand{
 	fault.RedriveMarkers:       {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
 	fault.RedriveProgress:      {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
 	fault.RedriveEnd:           {{who: "deliverer", subs: []string{"dead"}, do: redrivenAsAfterAPause}},
+	fault.LineHandBack:         {{who: "deliverer", subs: []string{"ordered"}, do: onAndOn}},
+	fault.FlushLines:           {{who: "deliverer", subs: []string{"ordered"}, do: onAndOn}},
+	fault.LinesLoad:            {{who: "deliverer", subs: []string{"ordered"}, do: peer}},
+	fault.LinesFence:           {{who: "deliverer", subs: []string{"ordered"}, do: peer}},
+	fault.LinesClear:           {{who: "deliverer", subs: []string{"ordered"}, do: lateMembers}},
 	fault.ClerkWrite:           {{who: "deliverer", subs: []string{"disabled"}, after: disabled}},
 
 	fault.SubscriptionWrite:   {{who: "command", do: createByCommand, after: created}, {who: "deliverer", subs: []string{"disabled"}, after: disabled}},
@@ -118,6 +123,33 @@ func peer(ctx context.Context, r *pointRun) error {
 			if err := errors.Join(r.stop(r.errand.who+"-peer"), r.start(r.errand.who+"-peer", nil)); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// lateMembers writes members of lines as an owner would that has lost their partitions, into those that a peer holds, and lets the peer go: the carrier finds
+// them when it takes over.
+func lateMembers(ctx context.Context, r *pointRun) error {
+	peer := r.errand.who + "-peer"
+	late := r.kafka.NewAppender(kafka.AppenderConfig{})
+	for until := time.Now().Add(pointReach); time.Now().Before(until); {
+		if err := errors.Join(r.start(peer, nil), r.flow(ctx, 6), pause(ctx, 3*time.Second)); err != nil {
+			return err
+		}
+		var rs kafka.Records
+		for p := range int32(r.kafka.Config().Partitions) {
+			r.seq++
+			l := schemas.Line{Subscription: r.subs["ordered"].ID, Entity: "late", Topic: r.kafka.Topics().Events["booking"], Partition: p, Offset: 1<<40 + r.seq}
+			key := fmt.Sprintf("%s/%s/%d/%d", l.Subscription, l.Topic, l.Partition, l.Offset)
+			rs.Add(kafka.TP{Topic: r.kafka.Topics().Lines, Partition: p}, []byte(key), nil, schemas.AppendLine(nil, &l))
+		}
+		_, err := late.Append(ctx, &rs)
+		if err = errors.Join(err, r.stop(peer), pause(ctx, 2*time.Second)); err != nil {
+			return err
+		}
+		if _, reached := reachedAt(r.log, r.Cell); reached {
+			return nil
 		}
 	}
 	return nil
