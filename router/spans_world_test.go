@@ -43,7 +43,6 @@ type schedule struct {
 	routers []*livingRouter
 	lives   []*life
 	events  []published
-	orphans int
 	mu      sync.Mutex
 	busy    sync.WaitGroup
 }

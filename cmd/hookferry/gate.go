@@ -49,7 +49,7 @@ func (g *topicsGate) Ready() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.why != nil {
-		return fmt.Errorf("Kafka does not answer: %w", g.why)
+		return fmt.Errorf("no answer from Kafka: %w", g.why)
 	}
 	return errors.New("being checked")
 }

@@ -141,7 +141,7 @@ func TestHealthIsServedWhileAServiceWaitsForKafka(t *testing.T) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	limit := time.After(5 * time.Second)
-	const waits = "topics: Kafka does not answer: "
+	const waits = "topics: no answer from Kafka: "
 	for code, text := get("/readyz"); code != http.StatusServiceUnavailable || !strings.HasPrefix(text, waits) || strings.Count(text, "\n") != 1; code, text = get("/readyz") {
 		select {
 		case <-tick.C:
