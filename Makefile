@@ -44,7 +44,7 @@ simulation-long: ## ten thousand of them
 prove: ## every promise of the README by the command that proves it, as one table; within 45 minutes on two cores
 	$(GO) run ./bench/prove
 
-prove-short: ## the part of it that CI takes; within 25 minutes
+prove-short: ## the short forms of faults, mutants and simulation
 	$(GO) run ./bench/prove -short
 
 lint: ## gofmt, vet, staticcheck, who may import whom, a tidy go.mod

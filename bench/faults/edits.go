@@ -22,7 +22,7 @@ var editsScenario = scenario{
 	deploy: func(c *rig.DeployConfig) { c.Settings = map[string]string{openEgress: "0"} },
 }
 
-// editsShort is what CI runs of it.
+// editsShort is what the short form runs of it.
 var editsShort = scenario{
 	name: "edits-short", what: editsScenario.what, act: editsAct, events: 5000, flow: 15 * time.Second, rest: patience, noRepeat: true, from: formShort, standsFor: "edits", deploy: editsScenario.deploy,
 }

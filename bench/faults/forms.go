@@ -10,7 +10,7 @@ import (
 type form int
 
 const (
-	formShort  form = iota - 2 // what CI takes: some minutes
+	formShort  form = iota - 2 // what make prove-short takes: some minutes
 	formMiddle                 // what `make prove` takes: every kind of fault once, within 45 minutes beside all the rest that it runs
 	formUsual                  // every scenario but those that stand for others
 	formLong                   // the sizes that the published figures stand on

@@ -3,7 +3,7 @@
 //
 //	go run ./bench/faults                  every scenario
 //	go run ./bench/faults -only redis-stop one of them
-//	go run ./bench/faults -short           the part that CI runs
+//	go run ./bench/faults -short           the part that make prove-short takes
 //	go run ./bench/faults -middle          the part that `make prove` runs
 //	go run ./bench/faults -long            the sizes that the published figures stand on
 //

@@ -21,6 +21,9 @@ const (
 	apart        = "A receiver that hangs delays no other; two companies never see each other's events"
 	exactStart   = "From the moment `subscriptions create` returns, no event is missed; none from before is sent"
 	schedule     = "The schedule of ten tries over 75 h 35 m holds across restarts and without Redis"
+	spans        = "A subscription can be paused, resumed and backfilled: nothing is lost, nothing is sent twice; a stretch of the log can be replayed to it"
+	ordered      = "With `--order entity`, no event of an entity is sent before the one before it is delivered or dead"
+	checked      = "What was owed to a subscription and what came of it can be checked, for any stretch of time"
 	undecodable  = "What cannot be decoded is kept byte for byte and can be sent through again; of what is over 1,120 KiB in a compressed batch, place and size are kept"
 	egress       = "Addresses inside your network are not reached, whatever a URL resolves to"
 	fast         = "It is fast: at least half the deliveries of a bare net/http loop of signed POSTs in the same run, at less than three times its CPU, broker and Redis included"
@@ -50,6 +53,9 @@ var claims = []claim{
 	{promise: apart, command: "make bench", what: "p99 beside hanging ones, x", figure: `^2 hang .*: ([\d.]+) x \(goal`, goal: "<= 1.2"},
 	{promise: exactStart, command: "make test-kafka", tests: []string{"TestSubscriptionIsLiveExactlyFromItsCut"}},
 	{promise: schedule, command: "make test-kafka", tests: []string{"TestTheWholeScheduleInVirtualTime"}},
+	{promise: spans, command: "make test-kafka", tests: []string{"TestEveryEventIsRoutedByItsSpanOnly", "TestAReplayRoutesItsRangeAgain"}},
+	{promise: ordered, command: "make test-kafka", tests: []string{"TestNobodyOvertakesInTheWorst"}},
+	{promise: checked, command: "make test-kafka", tests: []string{"TestVerifyFindsEachPlantedGapAndNoneWhereThereIsNone", "TestVerifyKnowsBackfillsPausesAndReplays"}},
 	{promise: undecodable, command: "make test-kafka", tests: []string{"TestUndecodableRecordIsKeptByteIdenticalAndTheNextGoodOneGoesOut",
 		"TestRerouteSendsUndecodableThroughAgainUnderTheSameIDs"}},
 	{promise: undecodable, command: "make faults", what: "poison not as its table says", figure: `kinds, (\d+) not as the table says`, goal: "= 0"},

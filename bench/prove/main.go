@@ -2,7 +2,7 @@
 // it was held. Exit 1 if one was not, if a command failed, or if it took longer than its budget.
 //
 //	go run ./bench/prove                every claim, within 45 minutes on two cores
-//	go run ./bench/prove -short         what CI takes: faults, mutants and simulation in their short forms
+//	go run ./bench/prove -short         faults, mutants and simulation in their short forms
 //	go run ./bench/prove -budget 2h     on a slower machine; -1s is no bound
 //
 // It decides nothing itself: a figure comes from a command that anybody can run alone, and claims.go says which.
@@ -25,7 +25,7 @@ import (
 )
 
 func main() {
-	short := flag.Bool("short", false, "only what CI takes")
+	short := flag.Bool("short", false, "only faults, mutants and simulation, in their short forms")
 	dir := flag.String("dir", "", "keep what each command printed in this directory")
 	budget := flag.Duration("budget", 0, "exit 1 if all of it takes longer (default 45m, and 25m with -short; negative: no bound)")
 	flag.Parse()
