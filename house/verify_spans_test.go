@@ -55,6 +55,7 @@ func TestVerifyKnowsBackfillsPausesAndReplays(t *testing.T) {
 	if r = w.verify(d.kafka); !r.OK() || r.GhostCount != 0 || r.Owed != 50 || len(r.Replays) != 1 || r.Replays[0] != (audit.ReplayReport{Replay: order.ID, Tasks: 20, Delivered: 20}) {
 		t.Fatalf("replayed: %+v", r)
 	}
+	w.rest()
 	whole := w.snapshot()
 	topics := d.kafka.Topics()
 	for name, c := range map[string]struct {

@@ -265,20 +265,26 @@ func (w *life) awaitAttempts(v schemas.Verdict, n int) {
 }
 
 // idle waits until the routers have committed all events.
-func (w *life) idle() {
+func (w *life) idle() { w.committed(w.routers(), w.d.kafka.Topics().EventTopics()) }
+
+// rest waits until the deliverers have committed all tasks: what is copied before may have an attempt and still be waiting for its commit.
+func (w *life) rest() { w.committed(w.deliverers(), w.d.kafka.Topics().LaneTopics()) }
+
+// committed waits until a group has committed all that stands in some topics.
+func (w *life) committed(group string, topics []string) {
 	c := w.d.kafka
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		behind := 0
-		for _, topic := range c.Topics().EventTopics() {
+		for _, topic := range topics {
 			ends, err := c.Offsets(w.d.ctx, topic, kafka.Latest)
 			w.d.must(err)
 			var tps []kafka.TP
 			for p := range ends {
 				tps = append(tps, kafka.TP{Topic: topic, Partition: p})
 			}
-			at, err := c.CommittedOffsets(w.d.ctx, w.routers(), tps)
+			at, err := c.CommittedOffsets(w.d.ctx, group, tps)
 			w.d.must(err)
 			for tp, o := range at {
 				if o.Offset < ends[tp.Partition] {
