@@ -42,7 +42,7 @@ func subscriptionsPauseCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			done := a.waiting("waiting until every router knows it (ms)", cutWait)
+			done := a.waiting("waiting until every router knows it", cutWait)
 			l, err = w.Pause(c.Context(), l.ID, reason)
 			done()
 			if l == nil {
@@ -72,7 +72,7 @@ func subscriptionsResumeCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			done := a.waiting("waiting until every router knows it (ms)", cutWait)
+			done := a.waiting("waiting until every router knows it", cutWait)
 			r, err := w.Resume(c.Context(), l.ID, acceptGap)
 			done()
 			if r == nil {
