@@ -14,7 +14,10 @@ func (a *Attempt) Tried() bool {
 
 // Tries is how many tries at the task were made before it ended.
 func (d *Dead) Tries() int32 {
-	if d.Reason.unsent() || d.Task.EventID == "" {
+	switch {
+	case d.Reason == ReasonRedriven: // a marker: it is about the letter before it
+		return 0
+	case d.Reason.unsent(), d.Task.EventID == "":
 		return d.Task.Attempt - 1
 	}
 	return d.Task.Attempt

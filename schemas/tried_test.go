@@ -39,4 +39,7 @@ func TestATryIsShownOnlyWhereOneWasMade(t *testing.T) {
 			t.Errorf("dead %s (event %q): %d tries, want %d", c.reason, c.event, d.Tries(), want)
 		}
 	}
+	if n := (&Dead{Reason: ReasonRedriven, Task: Task{Attempt: 3, EventID: "e"}}).Tries(); n != 0 {
+		t.Errorf("a marker shows %d tries", n)
+	}
 }

@@ -107,7 +107,7 @@ func deadRowOf(d *deliverer.DeadLetter) deadRow {
 	t := &d.Task
 	return deadRow{
 		ID: d.ID(), At: time.UnixMilli(d.At).UTC(), Reason: string(d.Reason), Status: d.Status, Detail: d.Detail, Subscription: t.Subscription, Company: t.Company,
-		EventID: t.EventID, EventType: t.EventType, EntityID: t.EntityID, TaskID: t.ID, Tries: t.Attempt, Round: t.Round,
+		EventID: t.EventID, EventType: t.EventType, EntityID: t.EntityID, TaskID: t.ID, Tries: d.Tries(), Round: t.Round,
 		Source: fmt.Sprintf("%s/%d@%d", t.Source.Topic, t.Source.Partition, t.Source.Offset), Bytes: len(t.Body),
 		TakenOut: d.TakenOut,
 	}

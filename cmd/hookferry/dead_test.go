@@ -93,3 +93,13 @@ func TestWhatARedriveHasTakenOutIsNotListedAndNotRedrivenAgain(t *testing.T) {
 		}
 	})
 }
+
+// What ended while its subscription was paused was not tried then: its number is that of the try that would have been next.
+func TestADeadLetterShowsTheTriesThatWereMade(t *testing.T) {
+	for reason, want := range map[schemas.Reason]int32{schemas.ReasonExhausted: 3, schemas.ReasonPaused: 2, schemas.ReasonTooLarge: 2} {
+		row := deadRowOf(&deliverer.DeadLetter{Dead: schemas.Dead{Reason: reason, Task: schemas.Task{EventID: "evt_1", Attempt: 3}}})
+		if row.Tries != want {
+			t.Errorf("%s: %d tries, want %d", reason, row.Tries, want)
+		}
+	}
+}
