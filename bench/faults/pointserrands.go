@@ -258,7 +258,7 @@ func replayed(ctx context.Context, r *pointRun) error {
 
 // replayByCommand gives the order by a command, and again by another one if it was hurt.
 func replayByCommand(ctx context.Context, r *pointRun) error {
-	return r.twice(ctx, "replay", "create", "--subscription", r.subs["ok"].ID, "--yes", "--detach")
+	return r.twice(ctx, "replay", "create", "--subscription", r.subs["ok"].ID, "--from", "earliest", "--yes", "--detach")
 }
 
 // rerouteByCommand gives the order by a command, and again by another one if it was hurt.
