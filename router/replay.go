@@ -342,9 +342,10 @@ func (y *replayer) choose(o *schemas.Replay) (c *choice, wait time.Duration, why
 	if !named {
 		return nil, replayAgain, ""
 	}
-	// Before the brokers' clocks have passed the end it may be moved, and events from before it may still come.
+	// Before the brokers' clocks have passed the end it may be moved, and events from before it may still come. It may be moved nearer, too: an order whose end is
+	// not confirmed yet has one a minute away, for a moment; so it is looked at again soon.
 	if left := time.UnixMilli(to).Add(y.margin).Sub(y.r.kafka.BrokerNow()); left > 0 {
-		return nil, left + time.Millisecond, ""
+		return nil, min(left+time.Millisecond, replayAgain), ""
 	}
 	c.to = to
 	c.ordered = c.sub.Order == schemas.OrderEntity

@@ -474,6 +474,9 @@ func pauseByCommand(ctx context.Context, r *pointRun) error {
 // backfillByCommand makes a subscription with a backfill by a command that is hurt. The backfill holds nothing: what it made may stand, so that `created` finds
 // it, or not, and then it is made without one.
 func backfillByCommand(ctx context.Context, r *pointRun) error {
+	if err := pause(ctx, 20*time.Millisecond); err != nil { // what this cell has published lies before it, by whole milliseconds
+		return err
+	}
 	if err := r.runCommand(ctx, append(r.createArgs(), "--from", time.Now().UTC().Format(time.RFC3339Nano))...); err != nil {
 		return err
 	}
