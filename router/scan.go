@@ -93,6 +93,10 @@ func (y *replayer) bounds(ctx context.Context, w *work, c *choice, st *stretch) 
 		st.until = time.Now().Add(replayAgain / 4)
 		return nil
 	}
+	if !c.wantsEntity(y.r.entities[st.tp.Topic]) && !y.r.orders.hasLeft(o.ID, st.tp) { // nothing of it is wanted, so there is only the place to hand over
+		st.at.Next = max(st.at.Next, next)
+		st.p.Next = st.at.Next
+	}
 	if c.paused == 0 || time.UnixMilli(c.paused).Add(y.margin).After(y.r.kafka.BrokerNow()) {
 		st.end, st.last = next, false
 		return nil

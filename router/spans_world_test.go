@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/subscriptions"
@@ -69,7 +70,30 @@ func newSchedule(t *testing.T, seed uint64) *schedule {
 	return &schedule{world: w, rng: rand.New(rand.NewPCG(seed, 8))}
 }
 
+// slow makes the broker take its time with what is produced, in half of the worlds: then there is nearly always something at hand.
+func (x *schedule) slow() {
+	if x.rng.IntN(2) == 0 {
+		return
+	}
+	most := 1 + x.rng.IntN(400)
+	var mu sync.Mutex
+	rng := rand.New(rand.NewPCG(uint64(most), 9))
+	cluster := x.broker.Cluster()
+	cluster.ControlKey(int16(kmsg.Produce), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if topics := q.(*kmsg.ProduceRequest).Topics; len(topics) == 0 || topics[0].Topic != x.client.Topics().Retry {
+			return nil, nil, false
+		}
+		mu.Lock()
+		wait := time.Duration(rng.IntN(most)) * time.Millisecond
+		mu.Unlock()
+		cluster.SleepControl(func() { later(wait) })
+		return nil, nil, false
+	})
+}
+
 func (x *schedule) run() {
+	x.slow()
 	x.join()
 	until := time.Now().Add(time.Duration(60+x.rng.IntN(90)) * time.Second)
 	for time.Now().Before(until) {

@@ -363,6 +363,9 @@ func (r *pointRun) deliveries() (got map[string]map[string][]delivery, strange [
 		if !q.Delivered() {
 			continue
 		}
+		if id := q.Header.Get("webhook-replay"); id != "" && kind != "ordered" { // a replay has books of its own; a catch-up is owed like any event
+			kind = inReplay(kind, id)
+		}
 		if got[kind] == nil {
 			got[kind] = map[string][]delivery{}
 		}
@@ -374,6 +377,9 @@ func (r *pointRun) deliveries() (got map[string]map[string][]delivery, strange [
 	}
 	return got, strange
 }
+
+// inReplay is a receiver's name in the books of a replay.
+func inReplay(kind, id string) string { return kind + " in " + id }
 
 // missing is what is owed and has not arrived.
 func (r *pointRun) missing() (out []string) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -49,8 +50,8 @@ var errands = map[fault.Point][]errand{
 	fault.RerouteTasks:      {{who: "router", do: undecodable}},
 	fault.RerouteProgress:   {{who: "router", do: undecodable}},
 	fault.ReplayOrder:       {{who: "command", do: replayByCommand}},
-	fault.ReplayTasks:       {{who: "router", spread: 3, do: replayed}},
-	fault.ReplayProgress:    {{who: "router", spread: 3, do: replayed}},
+	fault.ReplayTasks:       {{who: "router", do: replayed}},
+	fault.ReplayProgress:    {{who: "router", do: replayed}},
 	fault.ReplayHand:        {{who: "router", spread: 3, subs: []string{"ordered"}, do: onAndOn}},
 	fault.ReplayClose:       {{who: "router", do: replayed}},
 
@@ -250,10 +251,19 @@ func reroutedTwice(ctx context.Context, r *pointRun) error {
 	return nil
 }
 
-// replayed has what was published so far sent again, to a receiver that nothing else is owed to: its books are those of the replay.
+// replayed has what was published so far sent again to a receiver, which is owed it once more.
 func replayed(ctx context.Context, r *pointRun) error {
-	_, err := router.StartReplay(ctx, r.kafka, r.table, router.ReplayDraft{Subscription: r.subs["ok"].ID})
-	return err
+	r.mu.Lock()
+	again := maps.Clone(r.owed["ok"])
+	r.mu.Unlock()
+	o, err := router.StartReplay(ctx, r.kafka, r.table, router.ReplayDraft{Subscription: r.subs["ok"].ID})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.owed[inReplay("ok", o.ID)] = again
+	return nil
 }
 
 // replayByCommand gives the order by a command, and again by another one if it was hurt.
