@@ -207,9 +207,31 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	d.aborted.Store(true)
 	d.closeLanes()
 	d.sending.Wait()
+	d.writeOut()
 	stopWriting()
 	writers.Wait()
 	return err
+}
+
+// writeMost is how long a stopping process goes on writing down what has ended.
+const writeMost = 5 * time.Second
+
+// writeOut waits until everything that has ended is durable and marked. The drain before the last commit waits for a second only, because others may be
+// waiting for us; now nobody is. A Kafka that is slow at that moment would otherwise cost a duplicate of each send whose outcome is still on its way: the last
+// commit names it, the successor waits for its mark up to the send's deadline, and then sends again.
+func (d *Deliverer) writeOut() {
+	end := time.NewTimer(writeMost)
+	defer end.Stop()
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for len(d.collector.unflushed()) > 0 {
+		select {
+		case <-look.C:
+		case <-end.C:
+			d.log.Warn("stopped before everything that has ended was written; a successor waits for its marks, and then sends it again", zap.Int("tasks", len(d.collector.unflushed())))
+			return
+		}
+	}
 }
 
 // coPartitioned are the topics whose partition p belongs to whoever owns partition p of retry.

@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/hookferry/hookferry/internal/sandbox"
@@ -80,5 +81,34 @@ func TestAGenerationThatEndsWhileItBeginsIsGivenBackAtOnce(t *testing.T) {
 		close(release)
 		first.stop()
 		second.stop()
+	})
+}
+
+// Kafka is slow to take outcomes just when a deliverer stops: longer than the last drain waits. They are written all the same before the process ends, and the
+// successor, which has been told of them as under way, finds their marks.
+func TestOutcomesThatKafkaTakesLateAreWrittenBeforeAStopEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *worldConfig) { c.virtual, c.partitions, c.quiet = true, 1, true })
+		s := w.subscribe("/ok")
+		first, _ := w.member()
+		w.put(w.task(s))
+		w.must(w.receiver.WaitDelivered(w.within(20*time.Second), "", 1))
+		time.Sleep(time.Second)
+		slow := w.refuse(w.kafka.Topics().Attempts, 0, kerr.NotLeaderForPartition, "")
+		w.put(w.task(s), w.task(s), w.task(s))
+		w.must(w.receiver.WaitDelivered(w.within(20*time.Second), "", 4))
+		heal := time.AfterFunc(3*time.Second, slow.Remove)
+		defer heal.Stop()
+		w.must(first.stop())
+		second, _ := w.member()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(w.receiver.Ledger()); n != 4 {
+			t.Errorf("%d requests for 4 tasks", n)
+		}
+		if n := len(w.attempts()); n != 4 {
+			t.Errorf("%d attempts for 4 tasks", n)
+		}
+		w.must(second.stop())
 	})
 }

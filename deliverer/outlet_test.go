@@ -64,7 +64,7 @@ func TestAPartitionThatTakesNothingHoldsUpNoOther(t *testing.T) {
 	for _, c := range []struct{ name, path string }{{"attempts", "/ok/a"}, {"tier", "/status/503"}, {"dead", "/status/410"}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(c *worldConfig) { c.tiers = []time.Duration{5 * time.Second, time.Minute} })
+			w := newWorld(t, func(c *worldConfig) { c.memory, c.tiers = true, []time.Duration{5 * time.Second, time.Minute} })
 			a, b := w.apart(c.path, "/ok/b")
 			topic := map[string]string{"attempts": w.kafka.Topics().Attempts, "tier": w.kafka.Topics().Tiers[0].Name, "dead": w.kafka.Topics().Dead}[c.name]
 			fault := w.refuse(topic, w.partition(a), kerr.NotLeaderForPartition, "")
@@ -111,7 +111,7 @@ func count(as []schemas.Attempt, subscription string) (n int) {
 // More than its share does not wait for a partition that takes nothing: its lanes send nothing more, and those of others do not notice.
 func TestWhatWaitsForAPartitionIsBoundedAndBoundsNoOther(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *worldConfig) { c.partitions = 2 })
+	w := newWorld(t, func(c *worldConfig) { c.memory, c.partitions = true, 2 })
 	a, b := w.apart("/delay/10ms", "/ok/b", func(d *subscriptions.Draft) { d.MaxConcurrency = 8 })
 	fault := w.refuse(w.kafka.Topics().Attempts, w.partition(a), kerr.NotEnoughReplicas, "")
 	r := w.start(func(cfg *Config, _ *Deps) { cfg.TasksInMemory = 2000 })
@@ -146,7 +146,7 @@ func (r *run) unwritten(partition int32) int { return r.collector.heldCounts()[p
 // The refused record stands alone in the end; its neighbours are written, and once.
 func TestAnAttemptThatKafkaRefusesDoublesNoNeighbour(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *worldConfig) { c.partitions = 1 })
+	w := newWorld(t, func(c *worldConfig) { c.memory, c.partitions = true, 1 })
 	s := w.subscribe("/ok")
 	var ts []*schemas.Task
 	for range 300 {
@@ -188,7 +188,7 @@ func TestAnAttemptThatKafkaRefusesDoublesNoNeighbour(t *testing.T) {
 // A task that its tier does not take becomes a dead letter with its body: seen, and there to be redriven.
 func TestATaskThatItsTierRefusesBecomesADeadLetter(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *worldConfig) { c.partitions = 1 })
+	w := newWorld(t, func(c *worldConfig) { c.memory, c.partitions = true, 1 })
 	s := w.subscribe("/status/503", func(d *subscriptions.Draft) { d.Schedule = []time.Duration{0, time.Hour, time.Hour} })
 	ts := []*schemas.Task{w.task(s), w.task(s), w.task(s)}
 	for _, tier := range w.kafka.Topics().Tiers {

@@ -14,7 +14,7 @@ import (
 // One partition cannot be worked off: the others are. When it can be, the order is written as done, and nobody keeps it in memory.
 func TestAPartitionThatIsStuckHoldsUpNoOtherRedriveAndTheEndIsWritten(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *worldConfig) { c.tiers = []time.Duration{time.Second, time.Minute} })
+	w := newWorld(t, func(c *worldConfig) { c.memory, c.tiers = true, []time.Duration{time.Second, time.Minute} })
 	a, b := w.apart("/ok/a", "/ok/b")
 	if w.partition(a) > w.partition(b) { // orders name partitions in their order
 		a, b = b, a

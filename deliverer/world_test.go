@@ -53,6 +53,7 @@ type worldOption func(*worldConfig)
 
 type worldConfig struct {
 	virtual    bool
+	memory     bool // the broker in memory, whatever HOOKFERRY_TEST_KAFKA says: it refuses what it is told to
 	partitions int
 	tiers      []time.Duration
 	quiet      bool
@@ -81,7 +82,7 @@ func newWorld(t testing.TB, opts ...worldOption) *world {
 		w.config.Tiers = wc.tiers
 	}
 	var err error
-	if addrs := os.Getenv("HOOKFERRY_TEST_KAFKA"); addrs != "" && !wc.virtual {
+	if addrs := os.Getenv("HOOKFERRY_TEST_KAFKA"); addrs != "" && !wc.virtual && !wc.memory {
 		w.config.Brokers = strings.Split(addrs, ",")
 	} else {
 		w.broker, err = sandbox.StartBroker(sandbox.BrokerConfig{Virtual: wc.virtual})

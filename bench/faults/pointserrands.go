@@ -74,11 +74,14 @@ var errands = map[fault.Point][]errand{
 	fault.RedriveProgress:      {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
 	fault.ClerkWrite:           {{who: "deliverer", subs: []string{"disabled"}, after: disabled}},
 
-	fault.SubscriptionWrite:  {{who: "command", do: createByCommand, after: created}, {who: "deliverer", subs: []string{"disabled"}, after: disabled}},
-	fault.SubscriptionTwin:   {{who: "command", do: createByCommand, after: created}},
-	fault.SubscriptionRepair: {{who: "command", also: "subscription.write:before:slow", do: raceByCommand, after: editable}},
-	fault.SubscriptionSweep:  {{who: "deliverer", do: swept, after: tombstoned}},
-	fault.TableApply:         {routes, delivers},
+	fault.SubscriptionWrite:   {{who: "command", do: createByCommand, after: created}, {who: "deliverer", subs: []string{"disabled"}, after: disabled}},
+	fault.SubscriptionTwin:    {{who: "command", do: createByCommand, after: created}},
+	fault.SubscriptionOrders:  {{who: "command", do: resumeByCommand}, {who: "command", do: backfillByCommand, after: created}},
+	fault.SubscriptionConfirm: {{who: "command", do: resumeByCommand}, {who: "command", do: backfillByCommand, after: created}},
+	fault.SubscriptionPaused:  {{who: "command", do: pauseByCommand}},
+	fault.SubscriptionRepair:  {{who: "command", also: "subscription.write:before:slow", do: raceByCommand, after: editable}},
+	fault.SubscriptionSweep:   {{who: "deliverer", do: swept, after: tombstoned}},
+	fault.TableApply:          {routes, delivers},
 
 	fault.KafkaProducer:  {routes, delivers, {who: "command", do: createByCommand, after: created}},
 	fault.KafkaProduce:   {{who: "router", spread: 4}, {who: "deliverer", spread: 6}, {who: "command", do: createByCommand, after: created}},
@@ -374,6 +377,40 @@ func created(ctx context.Context, r *pointRun) error {
 	r.subs["made"] = found[0]
 	r.mu.Unlock()
 	return r.receiver.Trust("/made", string(secrets[0].Reveal()))
+}
+
+// resumeByCommand publishes while a subscription is paused, and resumes it by a command that is hurt.
+func resumeByCommand(ctx context.Context, r *pointRun) error {
+	id := r.subs["ok"].ID
+	if _, err := r.writer.Pause(ctx, id, "errand"); err != nil {
+		return err
+	}
+	if err := r.flow(ctx, 6); err != nil {
+		return err
+	}
+	return r.twice(ctx, "subscriptions", "resume", id)
+}
+
+// pauseByCommand pauses a subscription by a command that is hurt, publishes, and resumes it.
+func pauseByCommand(ctx context.Context, r *pointRun) error {
+	id := r.subs["ok"].ID
+	if err := r.twice(ctx, "subscriptions", "pause", id); err != nil {
+		return err
+	}
+	if err := r.flow(ctx, 6); err != nil {
+		return err
+	}
+	_, err := r.writer.Resume(ctx, id, false)
+	return err
+}
+
+// backfillByCommand makes a subscription with a backfill by a command that is hurt. The backfill holds nothing: what it made may stand, so that `created` finds
+// it, or not, and then it is made without one.
+func backfillByCommand(ctx context.Context, r *pointRun) error {
+	if err := r.runCommand(ctx, append(r.createArgs(), "--from", time.Now().UTC().Format(time.RFC3339Nano))...); err != nil {
+		return err
+	}
+	return r.ends(ctx)
 }
 
 // raceByCommand changes a subscription while the command that carries does: the command has looked before, and writes after.

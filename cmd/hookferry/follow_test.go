@@ -82,6 +82,8 @@ func TestEveryCommandEndsWhenKafkaDoesNotAnswer(t *testing.T) {
 		"subscriptions create": {subscriptionsCommand, "create --company c --name n --url https://hooks.example.com/ --events *"},
 		"subscriptions update": {subscriptionsCommand, "update x --name y"},
 		"subscriptions delete": {subscriptionsCommand, "delete x --yes"},
+		"subscriptions pause":  {subscriptionsCommand, "pause x"},
+		"subscriptions resume": {subscriptionsCommand, "resume x"},
 		"attempts":             {attemptsCommand, ""},
 		"attempts --follow":    {attemptsCommand, "--follow"},
 		"dead list":            {deadCommand, "list"},

@@ -23,13 +23,13 @@ func subscriptionsCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "subscriptions",
 		Aliases: []string{"subs"},
-		Short:   "Who gets which events: create, list, show, update, delete",
+		Short:   "Who gets which events: create, list, show, update, pause, resume, delete",
 		Long: "A subscription is one receiver of one company: a URL, the events it wants, a format, signing secrets and limits.\n" +
 			"docs/subscriptions.md explains every field and every refusal.",
 		Example: "  hookferry subscriptions create --company c0ffee01 --name crm --url https://hooks.example.com/in --events 'booking.*'",
 	}
 	c.AddCommand(subscriptionsCreateCommand(a), subscriptionsListCommand(a), subscriptionsShowCommand(a), subscriptionsUpdateCommand(a),
-		subscriptionsDeleteCommand(a))
+		subscriptionsPauseCommand(a), subscriptionsResumeCommand(a), subscriptionsDeleteCommand(a))
 	return c
 }
 
@@ -65,7 +65,8 @@ type subscriptionFlags struct {
 	schedule          []time.Duration
 	timeout           time.Duration
 	concurrency       int
-	rate              float64
+	rate, replayRate  float64
+	order             string
 }
 
 func (f *subscriptionFlags) add(c *cobra.Command) {
@@ -79,6 +80,8 @@ func (f *subscriptionFlags) add(c *cobra.Command) {
 	flags.DurationVar(&f.timeout, "timeout", 0, "of one try, 1s to 30s (default 15s)")
 	flags.IntVar(&f.concurrency, "max-concurrency", 0, "tries at once, 1 to 64 (0: as the deployment says)")
 	flags.Float64Var(&f.rate, "max-rate", 0, "tries per second (0: no limit)")
+	flags.Float64Var(&f.replayRate, "replay-rate", 0, "events per second that catch-ups and replays may add (0: no limit)")
+	flags.StringVar(&f.order, "order", "", "entity: no event of an entity before the one before it is delivered or dead; or none (default none)")
 }
 
 // headerFlags reads "Name: value". Its errors do not repeat what was given: it may hold a token.
@@ -96,20 +99,27 @@ func headerFlags(list []string) ([]subscriptions.HeaderValue, error) {
 
 func subscriptionsCreateCommand(a *app) *cobra.Command {
 	var f subscriptionFlags
-	var company, secret, secretFile string
+	var company, secret, secretFile, from string
+	var acceptGap bool
 	c := &cobra.Command{
 		Use:   "create",
 		Short: "Make a subscription; it is live when the command returns",
 		Long: "Makes a subscription and prints its signing secret, once. The command returns when the subscription is live, about three seconds later:\n" +
-			"every event published after that is delivered, and none from before.",
-		Example: "  hookferry subscriptions create --company c0ffee01 --name crm --url https://hooks.example.com/in --events 'booking.*,customer.creation'",
-		Args:    cobra.NoArgs,
+			"every event published after that is delivered, and none from before. With --from it also gets what was published since then, as far as the\n" +
+			"topics still hold it, without a gap and nothing twice: a catch-up routes that while the live events flow.",
+		Example: "  hookferry subscriptions create --company c0ffee01 --name crm --url https://hooks.example.com/in --events 'booking.*,customer.creation'\n" +
+			"  hookferry subscriptions create --company c0ffee01 --name bi --url https://bi.example.com/in --events '*' --from 72h --replay-rate 200",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			headers, err := headerFlags(f.headers)
 			if err != nil {
 				return err
 			}
 			given, err := secretFlag(secret, secretFile)
+			if err != nil {
+				return err
+			}
+			since, err := fromFlag(from)
 			if err != nil {
 				return err
 			}
@@ -121,6 +131,7 @@ func subscriptionsCreateCommand(a *app) *cobra.Command {
 			l, plain, err := w.Create(c.Context(), subscriptions.Draft{
 				Company: company, Name: f.name, URL: f.url, Events: f.events, Format: f.format, Headers: headers, Schedule: f.schedule,
 				Timeout: f.timeout, MaxConcurrency: f.concurrency, MaxRate: f.rate, Secret: given, Operator: true,
+				ReplayRate: f.replayRate, Order: f.order, From: since, AcceptGap: acceptGap,
 			})
 			done()
 			if l == nil {
@@ -140,6 +151,8 @@ func subscriptionsCreateCommand(a *app) *cobra.Command {
 	c.Flags().StringVar(&company, "company", "", "id of the company whose events it gets, or '*' for all")
 	c.Flags().StringVar(&secret, "secret", "generated", "signing secret, whsec_...; 'generated' makes one")
 	c.Flags().StringVar(&secretFile, "secret-file", "", "file with the signing secret, so that it does not show in the list of processes")
+	c.Flags().StringVar(&from, "from", "", "also what was published since: earliest (all that the topics hold), 2026-01-31T12:00:00Z, or 24h (ago)")
+	c.Flags().BoolVar(&acceptGap, "accept-gap", false, "go on where retention has taken a part of what --from asks for")
 	for _, name := range []string{"company", "name", "url", "events"} {
 		c.MarkFlagRequired(name)
 	}
@@ -285,7 +298,8 @@ func subscriptionsUpdateCommand(a *app) *cobra.Command {
 // change holds the options that were given.
 func (f *subscriptionFlags) change(c *cobra.Command) (subscriptions.Change, error) {
 	var ch subscriptions.Change
-	if !slices.ContainsFunc([]string{"name", "url", "events", "format", "header", "remove-header", "schedule", "timeout", "max-concurrency", "max-rate"},
+	if !slices.ContainsFunc([]string{"name", "url", "events", "format", "header", "remove-header", "schedule", "timeout", "max-concurrency", "max-rate",
+		"replay-rate", "order"},
 		c.Flags().Changed) {
 		return ch, usagef("nothing to change was given")
 	}
@@ -313,6 +327,12 @@ func (f *subscriptionFlags) change(c *cobra.Command) (subscriptions.Change, erro
 	}
 	if given("max-rate") {
 		ch.MaxRate = &f.rate
+	}
+	if given("replay-rate") {
+		ch.ReplayRate = &f.replayRate
+	}
+	if given("order") {
+		ch.Order = &f.order
 	}
 	var err error
 	ch.SetHeaders, err = headerFlags(f.headers)
@@ -406,9 +426,12 @@ type subscriptionView struct {
 	Timeout        string       `json:"timeout"`
 	MaxConcurrency int32        `json:"max_concurrency"` // 0: as the deployment says
 	MaxRate        float64      `json:"max_rate"`        // 0: none
+	ReplayRate     float64      `json:"replay_rate"`     // 0: none
+	Order          string       `json:"order"`           // entity, or none
 	State          string       `json:"state"`
 	StateReason    string       `json:"state_reason,omitempty"`
 	FailingSince   *time.Time   `json:"failing_since,omitempty"`
+	BackfilledFrom *time.Time   `json:"backfilled_from,omitempty"`
 	Cuts           []cutView    `json:"cuts"`
 	CreatedAt      time.Time    `json:"created_at"`
 	UpdatedAt      time.Time    `json:"updated_at"`
@@ -425,13 +448,15 @@ type cutView struct {
 	At     time.Time `json:"at"`
 	Kind   string    `json:"kind"`
 	Reason string    `json:"reason,omitempty"`
+	// CatchUp is, of a cut "live", the replay that routes what was published in the span that it ends.
+	CatchUp string `json:"catch_up,omitempty"`
 }
 
 func viewOf(l *subscriptions.Live) subscriptionView {
 	v := subscriptionView{
 		ID: l.ID, Version: l.Version, Company: l.Company, Name: l.Name, URL: l.URL, Events: l.Events, Format: l.Format, Headers: []string{},
 		Secrets: []secretView{}, Schedule: []string{}, Timeout: (time.Duration(l.TimeoutMs) * time.Millisecond).String(), MaxConcurrency: l.MaxConcurrency,
-		MaxRate: l.MaxRate, State: l.State, StateReason: l.StateReason, Cuts: []cutView{}, CreatedAt: milli(l.CreatedAt), UpdatedAt: milli(l.UpdatedAt),
+		MaxRate: l.MaxRate, ReplayRate: l.ReplayRate, Order: orElse(l.Order, "none"), State: l.State, StateReason: l.StateReason, Cuts: []cutView{}, CreatedAt: milli(l.CreatedAt), UpdatedAt: milli(l.UpdatedAt),
 	}
 	for _, h := range l.Headers {
 		v.Headers = append(v.Headers, h.Name)
@@ -449,8 +474,18 @@ func viewOf(l *subscriptions.Live) subscriptionView {
 		t := milli(l.FailingSince)
 		v.FailingSince = &t
 	}
+	if l.BackfillFrom != 0 {
+		t := milli(l.BackfillFrom)
+		v.BackfilledFrom = &t
+	}
 	for _, cut := range l.Spans {
-		v.Cuts = append(v.Cuts, cutView{milli(cut.At), cut.Kind, cut.Reason})
+		c := cutView{At: milli(cut.At), Kind: cut.Kind}
+		if cut.Kind == schemas.CutLive {
+			c.CatchUp = cut.Reason
+		} else {
+			c.Reason = cut.Reason
+		}
+		v.Cuts = append(v.Cuts, c)
 	}
 	return v
 }
@@ -509,10 +544,10 @@ func (a *app) showSubscription(v subscriptionView) error {
 		{"timeout", v.Timeout},
 		{"max concurrency", orElse(nonZero(float64(v.MaxConcurrency)), "default")},
 		{"max rate", orElse(nonZero(v.MaxRate), "none")},
+		{"replay rate", orElse(nonZero(v.ReplayRate), "none")},
+		{"order", v.Order},
 	}
-	for _, cut := range v.Cuts {
-		rows = append(rows, []string{cut.Kind + " from", strings.TrimSpace(cut.At.Format("2006-01-02 15:04:05.000Z07:00") + " " + cut.Reason)})
-	}
+	rows = append(rows, spanRows(&v)...)
 	rows = append(rows, []string{"created", v.CreatedAt.Format(time.RFC3339)}, []string{"updated", v.UpdatedAt.Format(time.RFC3339)})
 	for _, s := range v.Secrets {
 		rows = append(rows, []string{"secret", s.Kind + " with fingerprint " + s.Fingerprint})

@@ -49,6 +49,9 @@ const (
 
 	SubscriptionWrite
 	SubscriptionTwin
+	SubscriptionOrders
+	SubscriptionConfirm
+	SubscriptionPaused
 	SubscriptionRepair
 	SubscriptionSweep
 	TableApply
@@ -114,11 +117,14 @@ var Points = [count]Info{
 	LinesFence:           {"lines.fence", "deliverer/lines.go", "the fence of a new owner: from memory to `lines`, so that members which an owner before writes late are not believed", true},
 	LinesClear:           {"lines.clear", "deliverer/lines.go", "members that nobody believes, or for which nothing comes up: their tombstones, from memory to `lines`", true},
 
-	SubscriptionWrite:  {"subscription.write", "internal/subscriptions/writer.go", "a new version of a subscription: from a writer to `subscriptions`", true},
-	SubscriptionTwin:   {"subscription.twin", "internal/subscriptions/writer.go", "a new subscription: looked at once more for a twin of its name, and withdrawn if there is one", true},
-	SubscriptionRepair: {"subscription.repair", "internal/subscriptions/writer.go", "what stands, after a lost race: restated behind the refused record in `subscriptions`", true},
-	SubscriptionSweep:  {"subscription.sweep", "internal/subscriptions/sweep.go", "repairs that no writer made, and tombstones: from a partition's owner to `subscriptions`", true},
-	TableApply:         {"table.apply", "internal/subscriptions/table.go", "fetched records of `subscriptions`: into the table that routers match against and deliverers send by", false},
+	SubscriptionWrite:   {"subscription.write", "internal/subscriptions/writer.go", "a new version of a subscription: from a writer to `subscriptions`", true},
+	SubscriptionTwin:    {"subscription.twin", "internal/subscriptions/writer.go", "a new subscription: looked at once more for a twin of its name, and withdrawn if there is one", true},
+	SubscriptionOrders:  {"subscription.orders", "internal/subscriptions/orders.go", "the orders that a new cut \"live\" needs, catch-up and redrive: from a writer to `replays`, before the record with the cut", true},
+	SubscriptionConfirm: {"subscription.confirm", "internal/subscriptions/orders.go", "where a catch-up ends, once its cut is acknowledged: from a writer into its order in `replays`", true},
+	SubscriptionPaused:  {"subscription.paused", "internal/subscriptions/orders.go", "where the topics ended when a pause began: from a writer into the order of its redrive in `replays`", true},
+	SubscriptionRepair:  {"subscription.repair", "internal/subscriptions/writer.go", "what stands, after a lost race: restated behind the refused record in `subscriptions`", true},
+	SubscriptionSweep:   {"subscription.sweep", "internal/subscriptions/sweep.go", "repairs that no writer made, and tombstones: from a partition's owner to `subscriptions`", true},
+	TableApply:          {"table.apply", "internal/subscriptions/table.go", "fetched records of `subscriptions`: into the table that routers match against and deliverers send by", false},
 
 	KafkaProducer:  {"kafka.producer", "internal/kafka/append.go", "a producer id: from the broker into the appender", true},
 	KafkaProduce:   {"kafka.produce", "internal/kafka/append.go", "the batches of one produce request: from the appender to the log of their leader", true},

@@ -6,7 +6,10 @@
 //	pattern.go the grammar of event patterns
 //	live.go    one subscription as it stands, with its secrets opened on demand
 //	draft.go   what is refused, and under which code
-//	writer.go  create, update, delete, disable: optimistic, by version
+//	writer.go  create, update, delete: optimistic, by version
+//	spans.go   pause, disable, resume: the cuts, and the orders written before them
+//	orders.go  the orders in `replays`
+//	gap.go     what retention has taken of a span
 //	sweep.go   repairs and tombstones, done by the owner of a partition
 //
 // Everybody reads the topic through a Table of his own; there is no other source of truth and no cache beside it. A record is a whole subscription,

@@ -48,8 +48,14 @@ type Draft struct {
 	MaxRate        float64         // tries per second; default: none
 	Secret         *secrets.Secret // nil: one is made
 	Operator       bool            // may subscribe to all companies
-	BackfillFrom   int64           // ms; kept in the record. 0: none
+	ReplayRate     float64         // tasks of catch-ups and replays per second; default: none
+	Order          string          // entity, or none (the default)
+	From           int64           // broker ms from which on events are owed; Earliest: all that the topics hold. 0: from the cut on
+	AcceptGap      bool            // also where retention has taken a part of what From asks for
 }
+
+// Earliest as Draft.From: all that the topics hold.
+const Earliest = int64(1)
 
 // Change is what somebody asks to be changed. nil leaves what stands.
 type Change struct {
@@ -64,6 +70,8 @@ type Change struct {
 	Timeout        *time.Duration
 	MaxConcurrency *int     // 0: the deliverer's default again
 	MaxRate        *float64 // 0: none
+	ReplayRate     *float64 // 0: none
+	Order          *string  // entity or none
 	// IfVersion refuses the change with version_conflict unless this version stands. 0: whatever stands.
 	IfVersion int64
 }
@@ -235,11 +243,30 @@ func (c *checks) concurrency(n int) int32 {
 	return int32(n)
 }
 
-func (c *checks) rate(r float64) float64 {
+func (c *checks) rate(field string, r float64) float64 {
 	if r != 0 && !(r >= minRate && r <= maxRate) || math.IsNaN(r) {
-		c.refuse(CodeRateInvalid, "max-rate", "a rate lies between %v and %v tries per second, or is 0 for none", minRate, maxRate)
+		c.refuse(CodeRateInvalid, field, "a rate lies between %v and %v per second, or is 0 for none", minRate, maxRate)
 	}
 	return r
+}
+
+func (c *checks) order(s string) string {
+	switch s {
+	case "", "none":
+		return ""
+	case schemas.OrderEntity:
+	default:
+		c.refuse(CodeOrderUnknown, "order", "%q is no order; there are entity and none", clip(s))
+	}
+	return s
+}
+
+// from may lie a little ahead of the broker's clock: it comes from somebody else's.
+func (c *checks) from(ms int64, now time.Time) int64 {
+	if ms < 0 || ms > now.Add(time.Minute).UnixMilli() {
+		c.refuse(CodeFromInvalid, "from", "%s does not lie in the past: a subscription gets what is published from now on without it", stamp(ms))
+	}
+	return min(ms, now.UnixMilli())
 }
 
 func (c *checks) headers(hs []HeaderValue) {

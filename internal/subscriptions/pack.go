@@ -11,7 +11,7 @@ var known = func() map[string]string {
 	m := map[string]string{}
 	for _, s := range []string{
 		schemas.FormatStandard, schemas.FormatCloudEvents, schemas.FormatClassic, schemas.StateActive, schemas.StatePaused, schemas.StateDisabled,
-		schemas.StateDeleted, schemas.CutLive, schemas.CutPaused, schemas.AnyCompany, "v1",
+		schemas.StateDeleted, schemas.CutLive, schemas.CutPaused, schemas.AnyCompany, schemas.OrderEntity, "v1",
 	} {
 		m[s] = s
 	}
@@ -52,7 +52,7 @@ func pack(s *schemas.Subscription, company string, keyIDs map[string]string) {
 	} else {
 		s.Company = company
 	}
-	for _, text := range []*string{&s.ID, &s.Name, &s.URL, &s.Format, &s.State, &s.StateReason, &s.UpdatedBy} {
+	for _, text := range []*string{&s.ID, &s.Name, &s.URL, &s.Format, &s.Order, &s.State, &s.StateReason, &s.UpdatedBy} {
 		put(text)
 	}
 	for i := range s.Events {

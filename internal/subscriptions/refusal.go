@@ -30,6 +30,10 @@ const (
 	CodeDeleted          = "subscription_deleted"
 	CodeConflict         = "version_conflict" // changed meanwhile by somebody else, more often than we tried
 	CodeUnsettled        = "subscription_unsettled"
+	CodeDisabled         = "subscription_disabled" // to be paused; it is stopped already
+	CodeOrderUnknown     = "order_unknown"
+	CodeFromInvalid      = "from_invalid"
+	CodeRetentionGap     = "retention_gap" // retention has taken a part of the span
 )
 
 // Refusal says why something was not done, under a stable code and for one field. Nothing was changed.

@@ -30,8 +30,22 @@ type world struct {
 // newWorld is to be called inside a synctest bubble: the broker lives on a network in memory and on virtual time.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true,
-		Options: []kfake.Opt{kfake.SeedTopics(partitions, "hookferry.subscriptions")}})
+	return newWorldOf(t, kfake.SeedTopics(partitions, "hookferry.subscriptions"))
+}
+
+// newWholeWorld has all topics of a deployment, with their settings.
+func newWholeWorld(t *testing.T) *world {
+	t.Helper()
+	w := newWorldOf(t)
+	if _, err := w.client().CreateTopics(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func newWorldOf(t *testing.T, o ...kfake.Opt) *world {
+	t.Helper()
+	b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true, Options: o})
 	if err != nil {
 		t.Fatal(err)
 	}

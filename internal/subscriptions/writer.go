@@ -68,7 +68,7 @@ func random26() string {
 }
 
 // Create makes a subscription and returns when it is live: every event that is published after Create has returned is delivered, and none from before the
-// cut that the record holds. The secret is returned here and never again. The error is Refusals, ErrUnknown or one of Kafka's.
+// cut that the record holds, or from before Draft.From, if that is given: then a catch-up routes what lies between. The secret is returned here and never again. The error is Refusals, ErrUnknown or one of Kafka's.
 //
 // Beside an error Create returns what was written, and its secret, if that stands or may stand: nobody could learn the secret later. nil: nothing stands.
 func (w *Writer) Create(ctx context.Context, d Draft) (*Live, secrets.Secret, error) {
@@ -108,30 +108,38 @@ func (w *Writer) createOnce(ctx context.Context, d Draft) (l *Live, plain secret
 		return nil, plain, passed, err
 	}
 	live := schemas.Cut{Kind: schemas.CutLive}
-	l, passed, err = w.writeCut(ctx, s, live)
+	order, err := w.orderBackfill(ctx, s, d.AcceptGap)
+	if err != nil {
+		return nil, plain, passed, err
+	}
+	if order != nil {
+		live.Reason = order.ID
+	}
+	at, err := w.writeCut(ctx, s, live)
 	if errors.Is(err, errLost) { // the first write was slow, and somebody changed the subscription before it got its later cut
 		_, err = w.change(ctx, s.ID, func(ctx context.Context, s *schemas.Subscription) (*Live, error) {
-			now, at, err := w.writeCut(ctx, s, live)
-			if now != nil {
-				l, passed = now, at
+			now, err := w.writeCut(ctx, s, live)
+			if now.l != nil {
+				at = now
 			}
-			return now, err
+			return now.l, err
 		}, func(_ *Live, s *schemas.Subscription) error {
 			s.Spans = nil
 			return nil
 		})
 	}
 	if err == nil {
+		w.confirm(ctx, order, at)
 		if err = fault.Before(fault.SubscriptionTwin); err == nil {
-			err = fault.After(fault.SubscriptionTwin, w.withdrawTwin(ctx, l))
+			err = fault.After(fault.SubscriptionTwin, w.withdrawTwin(ctx, at.l))
 		}
 		if errors.Is(err, errTwin) {
-			l = nil
+			at.l = nil
 		}
-	} else if l == nil && errors.Is(err, ErrUnknown) { // even the first write may have come through
-		l = &Live{Subscription: *s, keyring: w.keys}
+	} else if at.l == nil && errors.Is(err, ErrUnknown) { // even the first write may have come through
+		at.l = &Live{Subscription: *s, keyring: w.keys}
 	}
-	return l, plain, passed, err
+	return at.l, plain, at.passed, err
 }
 
 // draft checks a draft and makes its record, without spans.
@@ -140,11 +148,12 @@ func (w *Writer) draft(d Draft, now time.Time) (*schemas.Subscription, secrets.S
 	s := &schemas.Subscription{
 		ID: "sub_" + random26(), Version: 1,
 		Company: c.company(d.Company, d.Operator), Name: c.name(d.Name), URL: c.url(d.URL), Events: c.events(d.Events), Format: c.format(d.Format),
-		State: schemas.StateActive, BackfillFrom: d.BackfillFrom, CreatedAt: now.UnixMilli(),
+		State: schemas.StateActive, BackfillFrom: c.from(d.From, now), CreatedAt: now.UnixMilli(),
 	}
 	c.headers(d.Headers)
 	s.Schedule, s.TimeoutMs = c.schedule(d.Schedule), c.timeout(d.Timeout)
-	s.MaxConcurrency, s.MaxRate = c.concurrency(d.MaxConcurrency), c.rate(d.MaxRate)
+	s.MaxConcurrency, s.MaxRate = c.concurrency(d.MaxConcurrency), c.rate("max-rate", d.MaxRate)
+	s.ReplayRate, s.Order = c.rate("replay-rate", d.ReplayRate), c.order(d.Order)
 	plain := secrets.Secret{}
 	if d.Secret == nil {
 		plain = secrets.NewWebhookSecret()
@@ -230,34 +239,56 @@ func (w *Writer) withdrawTwin(ctx context.Context, l *Live) error {
 	return errTwin
 }
 
+// placed is a cut that was written.
+type placed struct {
+	l *Live
+	// known is the broker time (ms) from which on every router matches with the cut before its eyes: the cut itself, or later if its write was late.
+	known int64
+	// passed is when, by our clock, that time lies behind every broker's.
+	passed time.Time
+}
+
 // writeCut writes a record with a cut that every router will know before it meets an event on its far side. s is the record without the cut; a write that
-// was too slow is followed by another version with a later cut. It returns what stands, and when (by our clock) the cut has passed on every broker's;
-// beside an error the last version that it did write, nil if none.
+// was too slow is followed by another version with a later cut. Beside an error it returns the last version that it did write, l nil if none.
 //
 //	now          acknowledged, at the latest     all routers have read it     cut on every broker's clock
 //	 |-- headroom --|------ routerStaleness ------|------- ClockSpread --------|
-func (w *Writer) writeCut(ctx context.Context, s *schemas.Subscription, cut schemas.Cut) (l *Live, passed time.Time, err error) {
+func (w *Writer) writeCut(ctx context.Context, s *schemas.Subscription, cut schemas.Cut) (out placed, err error) {
 	lead := routerStaleness + w.cfg.ClockSpread
 	spans := s.Spans
-	var written *Live
 	for headroom := firstHeadroom; ; headroom = min(2*headroom, mostHeadroom) {
 		at := w.c.BrokerNow().Add(lead + headroom)
+		// Cuts ascend. The one before may have been written a moment ago, by a process whose clock is ahead of ours.
+		pushed := false
+		if n := len(spans); n > 0 && at.UnixMilli() <= spans[n-1].At {
+			at, pushed = time.UnixMilli(spans[n-1].At+1), true
+		}
 		cut.At = at.UnixMilli()
 		s.Spans = append(slices.Clip(spans), cut)
 		l, a, err := w.writeTimed(ctx, s)
 		if err != nil {
-			return written, time.Time{}, err
+			return out, err
 		}
-		written = l
+		known := at
+		if sure := a.latest.Add(lead); known.Before(sure) {
+			known = sure
+		}
+		out = placed{l, known.UnixMilli() + 1, a.here.Add(known.Add(w.cfg.ClockSpread).Sub(a.earliest))}
+		if known.Equal(at) {
+			out.known = cut.At
+		}
 		// BrokerNow is an estimate, and our own clock before the first answer; what the acknowledgement shows is certain. So the cut may prove to lie
 		// too near, or much too far.
 		//
 		// A cut "paused" that proves too near stands all the same: if its next version came after it, a router that knew only the first would have
 		// left out what was appended between the two, and the span would say that it was routed. As it is, a router that was late has routed
-		// some events behind the cut; their tasks come up while the subscription is disabled and end in `dead`. Twice is better than never.
-		soonEnough := cut.Kind == schemas.CutPaused || at.Sub(a.latest) >= lead
-		if soonEnough && at.Sub(a.earliest) <= lead+headroom+routerStaleness {
-			return l, a.here.Add(at.Add(w.cfg.ClockSpread).Sub(a.earliest)), nil
+		// some events behind the cut; their tasks come up while the subscription is paused and end in `dead`, where they stay, because the catch-up
+		// routes their events again. Twice is better than never.
+		//
+		// Nor is a cut moved that ends a span which is caught up (it names the order in Reason): the catch-up goes on to where all routers knew it.
+		stands := at.Sub(a.latest) >= lead || cut.Kind == schemas.CutPaused || cut.Reason != ""
+		if stands && (pushed || at.Sub(a.earliest) <= lead+headroom+routerStaleness) {
+			return out, nil
 		}
 		next := l.Subscription
 		next.Version++
@@ -483,7 +514,13 @@ func (w *Writer) edit(l *Live, s *schemas.Subscription, ch Change) error {
 		s.MaxConcurrency = c.concurrency(*ch.MaxConcurrency)
 	}
 	if ch.MaxRate != nil {
-		s.MaxRate = c.rate(*ch.MaxRate)
+		s.MaxRate = c.rate("max-rate", *ch.MaxRate)
+	}
+	if ch.ReplayRate != nil {
+		s.ReplayRate = c.rate("replay-rate", *ch.ReplayRate)
+	}
+	if ch.Order != nil {
+		s.Order = c.order(*ch.Order)
 	}
 	headers, changed, err := newHeaders(l, ch)
 	if err != nil {
@@ -536,23 +573,6 @@ func (w *Writer) Delete(ctx context.Context, id string) error {
 	_, err := w.change(ctx, id, w.write, func(_ *Live, s *schemas.Subscription) error {
 		s.State, s.StateReason = schemas.StateDeleted, ""
 		s.Secrets, s.Headers, s.Auth = nil, nil, nil
-		return nil
-	})
-	return err
-}
-
-// Disable stops the sends to a subscription that asked for it (410), or that has been failing for too long. It is routed up to a cut two seconds from now;
-// Disable does not wait for it to pass. What is disabled or paused already stays as it is.
-func (w *Writer) Disable(ctx context.Context, id, reason string) error {
-	put := func(ctx context.Context, s *schemas.Subscription) (*Live, error) {
-		l, _, err := w.writeCut(ctx, s, schemas.Cut{Kind: schemas.CutPaused, Reason: reason})
-		return l, err
-	}
-	_, err := w.change(ctx, id, put, func(l *Live, s *schemas.Subscription) error {
-		if l.State != schemas.StateActive {
-			return errNothing
-		}
-		s.State, s.StateReason = schemas.StateDisabled, reason
 		return nil
 	})
 	return err
