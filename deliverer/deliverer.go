@@ -11,19 +11,22 @@
 //	dedup.go      marks in Redis                                    recent.go    what ended here lately
 //	progress.go   pure: what is finished, in 4 KiB of metadata      tiers.go     pure: where does a task wait
 //	lease.go      the right to start sends                          memory.go    the bound on what is read
-//	clerk.go      changes of subscriptions' records                 redrive.go   dead tasks back in line
+//	clerk.go      changes of subscriptions' records                 replays.go   what is ordered, and how far it is
+//	redrive.go    dead tasks back in line                           resumed.go   those of a pause
+//	replayline.go replays beside what is live                       taken.go     which letters are taken out
 //	order.go      pure: who of an entity may be tried next          gate.go      the same in a lane
 //	lines.go      what of that outlives the process
 //
 // Goroutines:
 //
-//	Run ─┬─ hot fetch loop    (retry, replay)  ─▶ intake ─▶ lanes
-//	     ├─ tier fetch loop   (retry.5s ...)   ─▶ intake ─▶ lanes
+//	Run ─┬─ hot fetch loop    (retry)                  ─▶ intake ─▶ lanes
+//	     ├─ cold fetch loop   (retry.5s ..., replay)   ─▶ intake ─▶ lanes
 //	     ├─ keeper            due tasks and ticks ─▶ lanes
 //	     ├─ senders           up to a subscription's concurrency per lane ─▶ collector
 //	     ├─ flusher           collector ─▶ Kafka, Redis, progress
 //	     ├─ clerk             disabled and failing subscriptions ─▶ their records
-//	     ├─ redriver          replays ─▶ tiers
+//	     ├─ replays           the topics replays and progress ─▶ redriver, lanes
+//	     ├─ redriver          dead ─▶ tiers
 //	     ├─ lines             members of lines ─▶ lanes, when a partition is taken over
 //	     └─ Run itself        generations and commits
 package deliverer
@@ -79,6 +82,7 @@ type Deliverer struct {
 	attempts  *kafka.Appender
 	keeper    *keeper
 	clerk     *clerk
+	replays   *replays
 	redriver  *redriver
 	lines     lines
 	collector collector
@@ -129,7 +133,7 @@ func New(cfg Config, deps Deps) (*Deliverer, error) {
 	d.collector.signal, d.collector.enough = make(chan struct{}, 1), make(chan struct{}, 1)
 	d.keeper = newKeeper(d)
 	d.clerk = newClerk(d, deps.Writer)
-	d.redriver = newRedriver(d)
+	d.replays, d.redriver = newReplays(d), newRedriver(d)
 	d.lines.init(d)
 	d.parts.Store(&map[kafka.TP]*part{})
 	var err error
@@ -152,9 +156,15 @@ func (d *Deliverer) Ready() error {
 }
 
 // Owns says whether this process owns the partition of the lane topics just now.
-func (d *Deliverer) Owns(partition int32) bool {
+func (d *Deliverer) Owns(partition int32) bool { return d.owned(partition) != nil }
+
+// owned is the partition of `retry` of that number, if this process owns it just now. For as long as it is the same one, nobody else has had it.
+func (d *Deliverer) owned(partition int32) *part {
 	p := (*d.parts.Load())[kafka.TP{Topic: d.topics.Retry, Partition: partition}]
-	return p != nil && !p.lost.Load() && !d.lease.frozen.Load()
+	if p == nil || p.lost.Load() || d.lease.frozen.Load() {
+		return nil
+	}
+	return p
 }
 
 // Run delivers until ctx ends, then stops in three steps: it takes nothing more, finishes what ends within the grace, and names the rest in its last
@@ -197,6 +207,7 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	}
 	readers.Go(func() { fetch(hot) })
 	readers.Go(func() { fetch(cold) })
+	readers.Go(func() { d.replays.run(reading) })
 	readers.Go(func() { d.redriver.run(reading) })
 	readers.Go(func() { d.clerk.run(reading) })
 	readers.Go(func() { d.lines.run(reading) })
@@ -278,7 +289,8 @@ const (
 	fetchLong = time.Second
 )
 
-// newFetchers makes the two fetch loops: what is due now, and the tiers, which are many partitions that seldom have something.
+// newFetchers makes the two fetch loops: what is due now, and the tiers, which are many partitions that seldom have something. Replays come by the second
+// one, so that what is live waits for no batch of theirs to be read and looked up.
 func (d *Deliverer) newFetchers() (hot, cold *kafka.Fetcher) {
 	full := func(tp kafka.TP) bool {
 		p := (*d.parts.Load())[tp]
@@ -337,6 +349,7 @@ func (d *Deliverer) changed(id string) {
 	if l != nil {
 		l.changes.Add(1)
 	}
+	d.redriver.changed()
 }
 
 // laneOf is the lane of a subscription, made if need be.

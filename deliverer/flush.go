@@ -332,7 +332,7 @@ func (f *flusher) count(items []*item) {
 			continue
 		}
 		f.counts[attemptLabel{it.out.verdict, it.out.reason}]++
-		if it.out.verdict == schemas.VerdictDelivered && it.Source.Time > 0 {
+		if it.out.verdict == schemas.VerdictDelivered && it.Source.Time > 0 && it.Replay == "" {
 			f.d.metrics.seconds.Observe(it.out.started.Add(it.out.duration).Sub(time.UnixMilli(it.Source.Time)).Seconds())
 		}
 	}
@@ -341,14 +341,21 @@ func (f *flusher) count(items []*item) {
 	}
 }
 
-// mark sets the marks of what has ended, after it is durable and never before. Postponed tasks get none, and neither do dropped ones.
+// mark sets the marks of what has ended, after it is durable and never before. Postponed tasks get none, and neither do dropped ones. A task that ended as
+// paused gets one only while the lease holds. The sequence that this prevents: its partition goes to another owner while we write its letter; the
+// subscription is resumed; the new owner notes where the pause's letters end (resumed.go); our letter lands behind that, and its mark keeps the new owner from
+// trying the task, so that nobody ever does.
 func (f *flusher) mark(ctx context.Context, items []*item) {
 	f.marks = f.marks[:0]
+	now := time.Now()
 	for _, it := range items {
 		switch it.out.verdict {
 		case schemas.VerdictRetry:
 			f.marks = append(f.marks, Mark{TaskID: it.ID, Round: it.Round, Attempt: it.Attempt})
 		case schemas.VerdictDelivered, schemas.VerdictDead:
+			if it.out.reason == schemas.ReasonPaused && !f.d.lease.holds(now) {
+				continue
+			}
 			f.marks = append(f.marks, Mark{TaskID: it.ID, Round: it.Round})
 		}
 	}

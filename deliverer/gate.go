@@ -84,7 +84,7 @@ func (l *lane) takePlace(it *item) {
 	if st.order && it.Postponed > 0 { // admit took it for one of the backlog
 		l.backlog++
 	}
-	st.order = false
+	st.order, it.back = false, false // one of a catch-up goes with what is live, since that waits for it
 	l.order.attach(st, it)
 }
 
@@ -265,6 +265,11 @@ func (l *lane) leaves(it *item, due, now time.Time) {
 func (l *lane) tried(it *item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.comesTo(it)
+}
+
+// comesTo is tried with the lane's mutex held.
+func (l *lane) comesTo(it *item) {
 	st, now := it.stand, time.Now()
 	if st.it != it || st.gone {
 		return

@@ -203,7 +203,7 @@ func (d *Deliverer) begin(ctx context.Context, gen *kafka.Generation) error {
 		if old[tp] != p {
 			at = p.next()
 		}
-		if p.tier > 0 {
+		if p.tier > 0 || p.replay {
 			cold[tp] = at
 		} else {
 			hot[tp] = at

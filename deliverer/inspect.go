@@ -1,6 +1,8 @@
 package deliverer
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -192,6 +194,7 @@ type DeadLetter struct {
 	schemas.Dead
 	Partition int32
 	Offset    int64
+	TakenOut  string // by which redrive; empty: it stands
 }
 
 // ID names the letter to a person.
@@ -220,67 +223,106 @@ func ParseDeadID(text string) (partition int32, offset int64, err error) {
 	return int32(n), offset, nil
 }
 
-// ReadDead calls fn with the dead letters that an order would take, as they lie in the log now, until it says no. Only the order's filters count.
+// ReadDead calls fn with the dead letters that an order would take, as they lie in the log now, until it says no: of those that stand, the ones that
+// the order's filters want. What redrives have taken out is left out, and so are their markers; a letter whose body was too large to keep is not.
+//
+// It reads the log twice, because a marker lies behind its letter.
 func ReadDead(ctx context.Context, c *kafka.Client, o *schemas.Replay, watch Watch, fn func(*DeadLetter) bool) error {
+	return ReadAllDead(ctx, c, o, watch, func(d *DeadLetter) bool { return d.TakenOut != "" || d.TakesOut() || fn(d) })
+}
+
+// ReadAllDead is ReadDead with everything that lies there: also the letters that are taken out, and the markers.
+func ReadAllDead(ctx context.Context, c *kafka.Client, o *schemas.Replay, watch Watch, fn func(*DeadLetter) bool) error {
 	from, err := placesOf(ctx, c, c.Topics().Dead, o.Subscription, kafka.Earliest)
+	if err != nil {
+		return err
+	}
+	before := int64(0)
+	out, err := readTaken(ctx, c, from, func(read, total int64) {
+		if before = read; watch != nil {
+			watch(read, 2*total)
+		}
+	})
 	if err != nil {
 		return err
 	}
 	var d DeadLetter
 	var bad error
-	err = scan(ctx, c, from, watch, func(tp kafka.TP, r *kafka.Record) bool {
+	err = scan(ctx, c, from, func(read, total int64) {
+		if watch != nil {
+			watch(before+read, before+total)
+		}
+	}, func(tp kafka.TP, r *kafka.Record) bool {
 		if bad = schemas.DecodeDead(r.Value, &d.Dead); bad != nil {
 			bad = fmt.Errorf("%s/%d@%d: %w", tp.Topic, tp.Partition, r.Offset, bad)
 			return false
 		}
-		d.Partition, d.Offset = tp.Partition, r.Offset
+		d.Partition, d.Offset, d.TakenOut = tp.Partition, r.Offset, ""
+		if !d.TakesOut() {
+			d.TakenOut = out[tp.Partition].by(&d.Task)
+		}
 		return !matches(o, &d.Dead) || fn(&d)
 	})
-	if bad != nil {
-		return bad
-	}
-	return err
+	return cmp.Or(bad, err)
 }
 
-// FindDead reads one dead letter.
-func FindDead(ctx context.Context, c *kafka.Client, id string) (*DeadLetter, error) {
+// FindDead reads one dead letter, and what lies behind it in its partition: it may be taken out.
+func FindDead(ctx context.Context, c *kafka.Client, id string, watch Watch) (*DeadLetter, error) {
 	p, offset, err := ParseDeadID(id)
 	if err != nil {
 		return nil, err
 	}
 	var found *DeadLetter
-	err = scan(ctx, c, map[kafka.TP]int64{{Topic: c.Topics().Dead, Partition: p}: offset}, nil, func(_ kafka.TP, r *kafka.Record) bool {
-		if r.Offset == offset {
-			found = &DeadLetter{Partition: p, Offset: offset}
-			if err := schemas.DecodeDead(r.Value, &found.Dead); err != nil {
-				found = nil
+	out := newTaken()
+	err = scan(ctx, c, map[kafka.TP]int64{{Topic: c.Topics().Dead, Partition: p}: offset}, watch, func(_ kafka.TP, r *kafka.Record) bool {
+		if found == nil {
+			if r.Offset == offset {
+				found = &DeadLetter{Partition: p, Offset: offset}
 			}
+			return r.Offset == offset && schemas.DecodeDead(bytes.Clone(r.Value), &found.Dead) == nil
 		}
-		return false
+		out.note(r)
+		return true
 	})
-	if err == nil && found == nil {
-		err = &DeadIDError{id}
+	if err == nil && (found == nil || found.Task.Subscription == "") {
+		return nil, &DeadIDError{id}
+	}
+	if found != nil && !found.TakesOut() {
+		found.TakenOut = out.by(&found.Task)
 	}
 	return found, err
 }
 
 // OrderRedrive writes an order to put dead tasks back in line, and returns it: those that lie in `dead` now and that the filters of o want. It has
-// effect while deliverers run, or when they are started.
+// effect while deliverers run, or when they are started. An order with a cut keeps the id that it has, and its end is found by a deliverer (resumed.go).
 func OrderRedrive(ctx context.Context, c *kafka.Client, o schemas.Replay) (*schemas.Replay, error) {
+	o.Kind, o.State, o.CreatedAt, o.Begins, o.Ends = schemas.ReplayRedrive, schemas.ReplayRunning, time.Now().UnixMilli(), nil, nil
+	if o.Cut != 0 && o.ID != "" {
+		return &o, writeOrder(ctx, c, &o)
+	}
 	var id [17]byte
 	rand.Read(id[:])
 	o.ID = "rpl_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(id[:]))[:26]
-	o.Kind, o.State, o.CreatedAt, o.Ends = schemas.ReplayRedrive, schemas.ReplayRunning, time.Now().UnixMilli(), nil
+	if o.Cut != 0 {
+		return &o, writeOrder(ctx, c, &o)
+	}
 	places, err := placesOf(ctx, c, c.Topics().Dead, o.Subscription, kafka.Latest)
+	if err != nil {
+		return nil, err
+	}
+	starts, err := c.Offsets(ctx, c.Topics().Dead, kafka.Earliest)
 	if err != nil {
 		return nil, err
 	}
 	for tp, end := range places {
 		if end > 0 {
+			o.Begins = append(o.Begins, schemas.PartitionOffset{Topic: tp.Topic, Partition: tp.Partition, Offset: starts[tp.Partition]})
 			o.Ends = append(o.Ends, schemas.PartitionOffset{Topic: tp.Topic, Partition: tp.Partition, Offset: end})
 		}
 	}
-	slices.SortFunc(o.Ends, func(a, b schemas.PartitionOffset) int { return int(a.Partition - b.Partition) })
+	inOrder := func(a, b schemas.PartitionOffset) int { return int(a.Partition - b.Partition) }
+	slices.SortFunc(o.Begins, inOrder)
+	slices.SortFunc(o.Ends, inOrder)
 	return &o, writeOrder(ctx, c, &o)
 }
 
@@ -327,7 +369,7 @@ func writeOrder(ctx context.Context, c *kafka.Client, o *schemas.Replay) error {
 	return fault.After(fault.RedriveOrder, err)
 }
 
-// RedriveState is how far an order has come.
+// RedriveState is how far an order has come: records of `dead` that were looked at, of how many (0: not known yet), and tasks that were put back in line.
 type RedriveState struct {
 	Scanned, Matched, Total int64
 	Done                    bool
@@ -342,18 +384,26 @@ func RedriveProgress(ctx context.Context, c *kafka.Client, o *schemas.Replay) (s
 	last := map[int32]schemas.Progress{}
 	err = scan(ctx, c, from, nil, func(_ kafka.TP, r *kafka.Record) bool {
 		var p schemas.Progress
-		if r.Value != nil && strings.HasPrefix(string(r.Key), o.ID) && schemas.DecodeProgress(r.Value, &p) == nil {
+		if r.Value != nil && strings.HasPrefix(string(r.Key), o.ID+"/") && schemas.DecodeProgress(r.Value, &p) == nil {
 			last[p.Partition] = p
 		}
 		return true
 	})
-	s.Done = true
-	for _, end := range o.Ends {
-		p := last[end.Partition]
+	s.Done = o.Cut == 0 || len(last) > 0
+	for _, p := range last {
 		s.Scanned += p.Scanned
 		s.Matched += p.Matched
-		s.Total += end.Offset
 		s.Done = s.Done && p.Done
+	}
+	for _, end := range o.Ends {
+		s.Total += end.Offset
+		s.Done = s.Done && last[end.Partition].Done
+	}
+	for _, begin := range o.Begins {
+		s.Total -= begin.Offset
+	}
+	if s.Done { // retention may have taken some of it before it was read
+		s.Total = s.Scanned
 	}
 	return s, err
 }

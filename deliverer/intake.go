@@ -37,6 +37,8 @@ func newIntake(d *Deliverer) *intake {
 const (
 	// intakeMost is how many tasks are taken in at a time, so that a big answer does not go far over the bound of memory.
 	intakeMost = 2048
+	// intakeReplays is how many of replays are: what is live waits for the link to Redis while they are looked up.
+	intakeReplays = 256
 	// slabSize is how many items are allocated together. A single long wait keeps its slab, so slabs are small.
 	slabSize = 32
 	// settle is how often a task that the owner before may be sending is looked up again.
@@ -71,7 +73,7 @@ func (in *intake) handle(ctx context.Context, bs []kafka.Batch) error {
 			fault.Before(fault.IntakeTake)
 			n, on := in.take(p, b, rest)
 			fault.After(fault.IntakeTake, nil)
-			if len(in.items) >= intakeMost {
+			if len(in.items) >= mostAtOnce(p) {
 				in.settle(ctx)
 				in.placed()
 			}
@@ -85,7 +87,14 @@ func (in *intake) handle(ctx context.Context, bs []kafka.Batch) error {
 	return nil
 }
 
-// take turns records of a batch into items, up to intakeMost in all. on is false if the rest of the batch must not be read now.
+func mostAtOnce(p *part) int {
+	if p.replay {
+		return intakeReplays
+	}
+	return intakeMost
+}
+
+// take turns records of a batch into items, up to mostAtOnce in all. on is false if the rest of the batch must not be read now.
 func (in *intake) take(p *part, b *kafka.Batch, rs []kafka.Record) (n int, on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -94,7 +103,7 @@ func (in *intake) take(p *part, b *kafka.Batch, rs []kafka.Record) (n int, on bo
 	if first := rs[0].Offset; first > p.progress.next && b.LogStart <= p.progress.next && in.gap(p, first) {
 		return len(rs), false
 	}
-	for n = 0; n < len(rs) && len(in.items) < intakeMost; n++ {
+	for n = 0; n < len(rs) && len(in.items) < mostAtOnce(p); n++ {
 		r := &rs[n]
 		if r.Offset < p.progress.next {
 			continue // a batch comes whole, from before the asked offset on

@@ -23,10 +23,12 @@ import (
 //	      ▼
 //	 ┌─ LANE of its subscription ──────────────────────────────────────────────┐             lane.go
 //	 │ line: first come, first sent; two tasks of one entity never at once     │
+//	 │   a replay's stand in a second line, behind what is live                │             replayline.go
 //	 │   too many, too long, circuit open, over the rate, held ────────────────┼──▶ postponed: a tier
 //	 │ a sender takes it, if the lease holds (lease.go, pressure.go)           │
 //	 │   subscription deleted ─────────────────────────────────────────────────┼──▶ dropped
 //	 │   subscription paused or disabled ──────────────────────────────────────┼──▶ dead: paused
+//	 │   its replay cancelled, or paused ──────────────────────────────────────┼──▶ dropped, or postponed
 //	 │   POST, one deadline over everything (post.go); Judge (verdict.go)      │
 //	 └─────────────────────────────────────────────────────────────────────────┘
 //	      │ outcome                                                                          flush.go, outlet.go
@@ -56,7 +58,8 @@ type lane struct {
 	id string // of the subscription
 
 	mu       sync.Mutex
-	line     line
+	line     line             // of the live path
+	replays  replayLine       // those that stand back behind it (replayline.go)
 	byID     map[string]*item // every item of the lane until it is finished: in line, waiting for its time, under way, being written
 	entities map[string]*item // who holds an entity: under way, or first in line after the one before has ended
 	senders  []*sender
@@ -110,6 +113,7 @@ type item struct {
 	until     time.Time // the send's deadline; zero: not sent by us
 	awaits    time.Time // the owner before may be sending it until then
 	attempted bool      // a sender has had it
+	back      bool      // it stands back: in the lane's line of replays
 	taken     uint64    // the flush that took it; the flusher's
 	stand     *standing // its place in the line of its entity; nil: outside lines
 	mark      mark      // what intake has found of it in Redis
@@ -235,9 +239,9 @@ func (l *lane) admit(it *item, now time.Time) (open, first bool) {
 		return false, false
 	}
 	l.usedAt = now
-	it.lane = l
-	if it.Postponed > 0 && l.backlog > 0 {
-		l.backlog--
+	it.lane, it.back = l, l.standsBack(it)
+	if backlog, _ := l.pace(it); it.Postponed > 0 && *backlog > 0 {
+		*backlog--
 	}
 	if held := l.byID[it.ID]; held != nil {
 		if it.Round > held.Round || it.Round == held.Round && it.Attempt > held.Attempt {
@@ -298,6 +302,11 @@ func (l *lane) enqueue(items []*item, now time.Time) {
 			l.arrive(it, now)
 			continue
 		}
+		if it.back {
+			l.enqueueReplay(it, now)
+			continue
+		}
+		l.replays.liveAt = now
 		if l.line.n >= room {
 			l.handBack(it, schemas.ReasonFull, 0, now)
 			continue
@@ -330,15 +339,17 @@ func (l *lane) room(now time.Time) int {
 
 // keep is how long the line of a lane may be that has been slow: what it gets done in lineKeep, or twice its share of the memory if it gets that
 // done in lineMost. So lanes that are all slow, because the machine is, are not bounded against one another.
-func (l *lane) keep() int {
+func (l *lane) keep() int { return l.keepAt(l.rate) }
+
+func (l *lane) keepAt(rate float64) int {
 	share := 2 * float64(l.d.cfg.TasksInMemory) / float64(max(4, l.d.keeper.count()))
-	return int(max(l.rate*lineKeep.Seconds(), min(share, l.rate*lineMost.Seconds()), 1))
+	return int(max(rate*lineKeep.Seconds(), min(share, rate*lineMost.Seconds()), 1))
 }
 
 // stuck says that nobody in this lane has heard an answer for a while; for less than that while, if its line takes memory that is scarce.
 func (l *lane) stuck(now time.Time) bool {
 	silent := now.Sub(l.endedAt)
-	return l.busy > 0 && (silent > lineAge || silent > lineSilent && l.d.memory.tight() && l.line.n+l.behind() > lineShort)
+	return l.busy > 0 && (silent > lineAge || silent > lineSilent && l.d.memory.tight() && l.line.n+l.replays.line.n+l.behind() > lineShort)
 }
 
 // behind is how many tasks wait for one of their entity before them. They take memory as those in line do.
@@ -354,14 +365,14 @@ func (l *lane) behind() (n int) {
 
 // work sees to it that somebody sends what is in line. The lane's mutex is held.
 func (l *lane) work(now time.Time) {
-	if l.line.n == 0 {
+	if l.line.n+l.replays.line.n == 0 {
 		return
 	}
 	l.activate(now)
 	if !l.d.lease.holds(now) || l.choked() {
 		return // the keeper looks again, and at once when the lease comes back
 	}
-	for len(l.senders)-len(l.idle) < min(l.want, l.busy+l.line.n) {
+	for len(l.senders)-len(l.idle) < l.useful(now) {
 		if n := len(l.idle); n > 0 {
 			s := l.idle[n-1]
 			l.idle = l.idle[:n-1]
@@ -422,6 +433,9 @@ func (l *lane) nextFor(s *sender) *item {
 		if it := l.pick(now); it != nil {
 			s.it = it
 			l.busy++
+			if it.back {
+				l.replays.busy++
+			}
 			l.peak = max(l.peak, l.busy)
 			return it
 		}
@@ -444,21 +458,21 @@ func (l *lane) nextFor(s *sender) *item {
 	}
 }
 
-// pick takes the next task that may be sent now out of the line.
+// pick takes the next task that may be sent now out of the line, or out of the line of replays.
 func (l *lane) pick(now time.Time) *item {
-	for l.line.n > 0 && l.busy < l.want && !l.closed && l.d.lease.holds(now) && !l.choked() {
-		it := l.line.head
+	for from := l.nextLine(now); from != nil && !l.closed && l.d.lease.holds(now) && !l.choked(); from = l.nextLine(now) {
+		it := from.head
 		if it.part.lost.Load() {
-			l.drop(l.line.pop())
+			l.drop(from.pop())
 			continue
 		}
 		if it.stand != nil && !it.stand.mayStay() {
-			l.stepBack(l.line.pop(), now)
+			l.stepBack(from.pop(), now)
 			continue
 		}
 		if it.EntityID != "" {
-			if holder := l.entities[it.EntityID]; holder != nil && holder != it {
-				holder.followers.push(l.line.pop())
+			if holder := l.entities[it.EntityID]; holder != nil && holder != it && !l.overtakes(it, holder) {
+				holder.followers.push(from.pop())
 				continue
 			}
 		}
@@ -467,7 +481,7 @@ func (l *lane) pick(now time.Time) *item {
 			l.refused(why, wait, now)
 			return nil
 		}
-		l.line.pop()
+		from.pop()
 		if it.attempted {
 			l.d.breach(it.part, "a task was about to be sent twice by one process", it.ID)
 			l.press.release()
@@ -484,7 +498,13 @@ func (l *lane) pick(now time.Time) *item {
 }
 
 // choked says that what comes of the lane's tasks cannot be written for now (outlet.go): none is sent. All of a lane's tasks have one partition number.
-func (l *lane) choked() bool { return l.line.n > 0 && l.d.chokes(l.line.head.part.tp.Partition) }
+func (l *lane) choked() bool {
+	first := l.line.head
+	if first == nil {
+		first = l.replays.line.head
+	}
+	return first != nil && l.d.chokes(first.part.tp.Partition)
+}
 
 // refused deals with a line that may not move for now: what would wait longer than a moment goes to a tier, so that the partition's offset moves on.
 func (l *lane) refused(why schemas.Reason, wait time.Duration, now time.Time) {
@@ -515,22 +535,23 @@ func (l *lane) refused(why schemas.Reason, wait time.Duration, now time.Time) {
 	}
 }
 
-// shed hands back all of the line but the first keep.
+// shed hands back all of both lines but the first keep of each.
 func (l *lane) shed(keep int, why schemas.Reason, least time.Duration, now time.Time) {
-	if l.line.n <= keep {
-		return
+	for l.line.n > keep || l.replays.line.n > keep { // again, when tasks of the same entities have moved up
+		l.shedFrom(&l.line, keep, why, least, now)
+		l.shedFrom(&l.replays.line, keep, why, least, now)
 	}
-	all := l.line
-	l.line = line{}
+}
+
+func (l *lane) shedFrom(from *line, keep int, why schemas.Reason, least time.Duration, now time.Time) {
+	all := *from
+	*from = line{}
 	for it := all.pop(); it != nil; it = all.pop() {
-		if l.line.n < keep {
-			l.line.push(it)
+		if from.n < keep {
+			from.push(it)
 			continue
 		}
 		l.handBack(it, why, least, now)
-	}
-	if l.line.n > keep { // tasks of the same entities have moved up
-		l.shed(keep, why, least, now)
 	}
 }
 
@@ -538,7 +559,11 @@ func (l *lane) shed(keep int, why schemas.Reason, least time.Duration, now time.
 func (l *lane) probeClock(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if it := l.line.pop(); it != nil {
+	it := l.line.pop()
+	if it == nil {
+		it = l.replays.line.pop()
+	}
+	if it != nil {
 		l.handBack(it, schemas.ReasonHold, 0, now)
 	}
 }
@@ -550,23 +575,25 @@ func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now t
 		l.drop(it)
 		return
 	}
-	l.backlog++
-	rate := l.press.rateNow()
-	if rate == 0 {
-		rate = l.usual // l.rate halves with each quarter of a second of silence: after three the backlog seemed to need hours
-	}
+	backlog, rate := l.pace(it)
+	*backlog++
 	if why == schemas.ReasonCircuit || why == schemas.ReasonHold {
 		rate = 0
 	}
-	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: now.Add(postponeFor(least, it.Postponed, l.backlog, rate, l.d.tiers))}
+	l.postpone(it, why, now.Add(postponeFor(least, it.Postponed, *backlog, rate, l.d.tiers)))
+}
+
+// postpone gives an item that is in nobody's hands to the collector, for a tier.
+func (l *lane) postpone(it *item, why schemas.Reason, due time.Time) {
+	it.out = outcome{verdict: schemas.VerdictPostponed, reason: why, due: due}
 	if it.stand != nil {
-		l.leaves(it, it.out.due, now)
+		l.leaves(it, due, time.Now())
 	}
 	fault.Before(fault.LaneHandBack)
 	l.d.collect(it)
 	fault.After(fault.LaneHandBack, nil)
 	if it.stand != nil { // who stands behind it may not overtake it
-		l.advance(it.stand.line, now)
+		l.advance(it.stand.line, time.Now())
 	}
 }
 
@@ -597,7 +624,7 @@ func (l *lane) drop(it *item) {
 				if c.arrived = now; c.stand != nil {
 					l.arrive(c, now)
 				} else {
-					l.line.push(c)
+					l.lineOf(c).push(c)
 				}
 			}
 		}
@@ -611,10 +638,10 @@ func (l *lane) leaveEntity(it *item) {
 	if it.EntityID == "" || l.entities[it.EntityID] != it {
 		return
 	}
-	first := it.followers.pop()
+	first := it.nextFollower()
 	for first != nil && first.part.lost.Load() {
 		l.drop(first)
-		first = it.followers.pop()
+		first = it.nextFollower()
 	}
 	if first == nil {
 		delete(l.entities, it.EntityID)
@@ -622,7 +649,7 @@ func (l *lane) leaveEntity(it *item) {
 	}
 	first.followers, it.followers = it.followers, line{}
 	l.entities[it.EntityID] = first
-	l.line.pushFront(first)
+	l.lineOf(first).pushFront(first)
 }
 
 // strike takes an item out of the books, so that no copy joins those that it has, which end with it. From here on the same id is another item: so this must happen
@@ -644,14 +671,11 @@ func (l *lane) strike(it *item) {
 func (l *lane) try(s *sender, it *item) {
 	s.j = Judgement{}
 	set := l.settingsNow()
-	if l.endsUnsent(it, set) {
-		if it.stand != nil {
-			l.tried(it)
+	for l.endsUnsent(it, set) {
+		if l.end(it, set) {
+			return
 		}
-		fault.Before(fault.LaneEnds)
-		l.d.collect(it)
-		fault.After(fault.LaneEnds, nil)
-		return
+		set = l.settingsNow()
 	}
 	now := time.Now()
 	it.out.started = now
@@ -699,6 +723,7 @@ func (l *lane) endsUnsent(it *item, set *settings) bool {
 		return true
 	case set.live == nil || set.live.State == schemas.StateDeleted:
 		it.out = outcome{verdict: schemas.VerdictDropped, reason: schemas.ReasonDeleted, started: now}
+	case l.stopped(it, now):
 	case it.Last != nil && it.Last.Reason == schemas.ReasonTooLarge && len(it.Body) == 0:
 		it.out = outcome{verdict: schemas.VerdictDead, reason: schemas.ReasonTooLarge, started: now, detail: it.Last.Detail}
 	case set.live.State != schemas.StateActive:
@@ -706,10 +731,36 @@ func (l *lane) endsUnsent(it *item, set *settings) bool {
 	default:
 		return false
 	}
-	l.mu.Lock() // a commit may just be asking what is under way
-	it.until = time.Time{}
-	l.mu.Unlock()
 	return true
+}
+
+// end hands over what ends without a send, if the settings that say so are still the lane's (resumed.go says why). False: look again.
+func (l *lane) end(it *item, set *settings) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if set.change != l.changes.Load() {
+		it.out = outcome{}
+		return false
+	}
+	if it.out.verdict != "" { // a commit may just be asking what is under way
+		it.until = time.Time{}
+	}
+	l.endNow(it)
+	return true
+}
+
+// endNow gives what ends without a send, or waits with its replay, to the collector. The lane's mutex is held.
+func (l *lane) endNow(it *item) {
+	if it.out.verdict == schemas.VerdictPostponed {
+		backlog, _ := l.pace(it)
+		*backlog++
+	}
+	if it.stand != nil {
+		l.comesTo(it)
+	}
+	fault.Before(fault.LaneEnds)
+	l.d.collect(it)
+	fault.After(fault.LaneEnds, nil)
 }
 
 // book learns from what the sender has just done. The lane's mutex is held.
@@ -717,6 +768,9 @@ func (l *lane) book(s *sender, now time.Time) {
 	it, j := s.it, &s.j
 	s.it = nil
 	l.busy--
+	if it.back {
+		l.replays.busy--
+	}
 	l.leaveEntity(it)
 	if it.stand != nil {
 		l.advance(it.stand.line, now)
@@ -727,6 +781,9 @@ func (l *lane) book(s *sender, now time.Time) {
 		return
 	}
 	l.ended++
+	if it.back {
+		l.replays.ended++
+	}
 	l.endedAt = now
 	took := it.out.duration
 	if l.answer == 0 {
@@ -741,7 +798,7 @@ func (l *lane) book(s *sender, now time.Time) {
 	}
 	change := l.press.ended(now, j, l.busy+1, max(l.rate, 1))
 	l.report(change, it.out.status, j, now)
-	if l.line.n > 0 && l.want < l.press.most && (l.fastest > l.d.keeper.fastAnswer() || l.want < wantFirst && l.d.inFlight.Load() < busyFast) {
+	if l.line.n+l.replays.line.n > 0 && l.want < l.press.most && (l.fastest > l.d.keeper.fastAnswer() || l.want < wantFirst && l.d.inFlight.Load() < busyFast) {
 		l.want++
 	}
 	l.work(now)
@@ -772,7 +829,7 @@ func (l *lane) report(c pressureChange, status int32, j *Judgement, now time.Tim
 func (l *lane) tick(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.line.n == 0 && l.busy == 0 && (l.order == nil || l.order.waiting == 0) {
+	if l.line.n+l.replays.line.n == 0 && l.busy == 0 && (l.order == nil || l.order.waiting == 0) {
 		l.active = false
 		return false
 	}
@@ -780,6 +837,7 @@ func (l *lane) tick(now time.Time) bool {
 		if !l.choked() && l.d.lease.holds(now) { // a pause that is ours says nothing about the receiver
 			l.rate += (float64(l.ended-l.tickEnds)/d.Seconds() - l.rate) / 2
 			l.usual = max(l.rate, l.usual*(1-min(d.Seconds()/usualFades.Seconds(), 1)))
+			l.replays.tick(d)
 		}
 		l.tickEnds, l.tickAt = l.ended, now
 		l.fastest, l.fastNow = l.fastNow, 0
@@ -789,8 +847,8 @@ func (l *lane) tick(now time.Time) bool {
 		l.press.tick(now, l.rate)
 		l.sweep(now)
 	}
-	if l.line.n == 0 {
-		l.slow = false
+	l.slow, l.replays.slow = l.slow && l.line.n > 0, l.replays.slow && l.replays.line.n > 0
+	if l.line.n+l.replays.line.n == 0 {
 		return true
 	}
 	// Tasks wait for senders and senders for answers that do not come: try a few more, in case only these few hang.
@@ -821,9 +879,10 @@ func (l *lane) sweep(now time.Time) {
 	case now.Sub(l.line.head.arrived) > lineAge:
 		if keep := l.keep(); l.line.n > keep {
 			l.slow = true
-			l.shed(keep, schemas.ReasonFull, 0, now)
+			l.shedFrom(&l.line, keep, schemas.ReasonFull, 0, now)
 		}
 	}
+	l.sweepReplays(hung, now)
 	for _, s := range l.senders {
 		if s.it == nil || s.it.followers.n == 0 || now.Sub(s.it.followers.head.arrived) <= lineAge && !hung {
 			continue
@@ -875,13 +934,15 @@ func (l *lane) close() {
 func (l *lane) dropLost() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := l.line
-	l.line = line{}
-	for it := all.pop(); it != nil; it = all.pop() {
-		if it.part.lost.Load() {
-			l.drop(it)
-		} else {
-			l.line.push(it)
+	for _, from := range []*line{&l.line, &l.replays.line} {
+		all := *from
+		*from = line{}
+		for it := all.pop(); it != nil; it = all.pop() {
+			if it.part.lost.Load() {
+				l.drop(it)
+			} else {
+				from.push(it)
+			}
 		}
 	}
 	for _, s := range l.senders {

@@ -82,7 +82,8 @@ func TestALaneOverItsRateAsksTheKeeperOnce(t *testing.T) {
 func TestNothingIsRedrivenBeforeItsProgressIsRead(t *testing.T) {
 	d := &Deliverer{}
 	d.topics.Replays, d.topics.Progress, d.topics.Dead = "replays", "progress", "dead"
-	r := newRedriver(d)
+	d.redriver, d.replays = newRedriver(d), newReplays(d)
+	r := d.replays
 	orders, progress := kafka.TP{Topic: "replays"}, kafka.TP{Topic: "progress"}
 	r.unread = map[kafka.TP]int64{orders: 1, progress: 3}
 	order := &schemas.Replay{ID: "r1", Kind: schemas.ReplayRedrive, State: schemas.ReplayRunning}
@@ -93,19 +94,18 @@ func TestNothingIsRedrivenBeforeItsProgressIsRead(t *testing.T) {
 	}
 	woken := func() {
 		select {
-		case <-r.signal:
+		case <-d.redriver.signal:
 		default:
 			t.Error("nobody was woken")
 		}
 	}
 	bring(orders, 1, schemas.AppendReplay(nil, order))
 	bring(progress, 2, schemas.AppendProgress(nil, &schemas.Progress{Replay: "r1", Topic: "dead", Next: 5}))
-	if r.ready {
+	if r.ready || len(r.redrives()) > 0 {
 		t.Error("it would begin before it has read how far the owner before came")
 	}
-	woken()
 	bring(progress, 3, schemas.AppendProgress(nil, &schemas.Progress{Replay: "r1", Topic: "dead", Next: 9, Done: true}))
-	if !r.ready || !r.done[redrivePart{"r1", 0}].Done {
+	if !r.ready || len(r.redrives()) != 1 || !r.done[redrivePart{"r1", 0}].Done {
 		t.Error("it would never begin")
 	}
 	woken()

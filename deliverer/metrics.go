@@ -37,7 +37,7 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 		attempts: prometheus.NewCounterVec(opts("attempts_total", "Tasks that came to something, by verdict and reason; postponed ones were not tried, but for reason local."),
 			[]string{"verdict", "reason"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "hookferry", Subsystem: "deliverer", Name: "event_to_delivery_seconds",
-			Help: "From the broker's append of an event to the end of its delivery.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 22)}),
+			Help: "From the broker's append of an event to the end of its delivery, replays and catch-ups left out.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 22)}),
 		skipped:     prometheus.NewCounter(opts("skipped_total", "Tasks not tried because a mark says that the try, or the task, has ended.")),
 		copies:      prometheus.NewCounter(opts("copies_total", "Second copies of a task that was in memory already.")),
 		failOpen:    prometheus.NewCounter(opts("redis_fail_open_total", "Batches that went on without marks because Redis did not answer.")),

@@ -53,8 +53,11 @@ func TestAPartitionThatIsStuckHoldsUpNoOtherRedriveAndTheEndIsWritten(t *testing
 	w.eventually(10*time.Second, "the last delivery", func() bool { return count(w.attempts(), a.ID) == 1 })
 	w.eventually(5*time.Second, "nothing of it in memory", func() bool {
 		r.redriver.mu.Lock()
-		defer r.redriver.mu.Unlock()
-		return len(r.redriver.orders) == 0 && len(r.redriver.done) == 0
+		books := len(r.redriver.books)
+		r.redriver.mu.Unlock()
+		r.replays.mu.Lock()
+		defer r.replays.mu.Unlock()
+		return books == 0 && len(r.replays.orders) == 0 && len(r.replays.done) == 0
 	})
 	if s, err := RedriveProgress(w.ctx, w.kafka, order); err != nil || !s.Done || s.Matched != 2 {
 		t.Errorf("progress %+v, %v", s, err)

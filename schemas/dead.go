@@ -10,12 +10,29 @@ const deadFrame = "\xc3\x01\x0d\x52\x71\x99\x50\xb6\x41\x31"
 
 // Dead is a task that will not be tried again by itself. It is kept whole, so that a redrive needs nothing else; only a body that was too large
 // to send is left out.
+//
+// Among the letters lie markers, see TakesOut.
 type Dead struct {
 	Task   Task
 	Reason Reason
 	At     int64 // ms
 	Status int32 // of the last answer; 0: none
 	Detail string
+}
+
+// TakesOut says that the record is no letter but a marker: a redrive has put the task back in line, and the letters of its id and round before the marker are
+// taken out. A log forgets nothing, so this has to be said; it holds for as long as the letters lie there. A marker bears what names the task, but no body; in
+// Replay the redrive's id, in Source the place of the letter. One that names no task says where its redrive ends: at the marker.
+func (d *Dead) TakesOut() bool { return d.Reason == ReasonRedriven }
+
+// DeadTakesOut is TakesOut for a record that is not decoded: the reason is its first field.
+func DeadTakesOut(b []byte) bool {
+	r, err := openRecord(b, "dead letter", deadFrame)
+	if err != nil {
+		return false
+	}
+	reason := r.span()
+	return r.err == nil && string(b[reason.lo:reason.hi]) == string(ReasonRedriven)
 }
 
 // AppendDead appends the record, framed.

@@ -474,3 +474,19 @@ func nativeOf(t *testing.T, schema any, v reflect.Value, names map[string]any) a
 	}
 	return nativeOf(t, def["type"], v, names)
 }
+
+// A marker is told from a letter by its first field alone.
+func TestAMarkerIsNoLetter(t *testing.T) {
+	for _, reason := range Reasons() {
+		d := Dead{Reason: reason, Task: Task{ID: "a", Body: []byte("redriven")}, Detail: "redriven"}
+		b := AppendDead(nil, &d)
+		if want := reason == ReasonRedriven; d.TakesOut() != want || DeadTakesOut(b) != want {
+			t.Errorf("%q: %v and %v", reason, d.TakesOut(), DeadTakesOut(b))
+		}
+		for n := range b[:min(len(b), 20)] {
+			if DeadTakesOut(b[:n]) && n < len(deadFrame)+1+len(ReasonRedriven) {
+				t.Errorf("%q, %d bytes of it", reason, n)
+			}
+		}
+	}
+}

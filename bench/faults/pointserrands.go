@@ -71,7 +71,9 @@ var errands = map[fault.Point][]errand{
 	fault.KeeperSettled:        {{who: "deliverer", subs: []string{"slow"}, prelude: diesWhileSending}},
 	fault.RedriveOrder:         {{who: "command", subs: []string{"dead"}, do: redriveByCommand}},
 	fault.RedriveTasks:         {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
+	fault.RedriveMarkers:       {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
 	fault.RedriveProgress:      {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
+	fault.RedriveEnd:           {{who: "deliverer", subs: []string{"dead"}, do: redrivenAsAfterAPause}},
 	fault.ClerkWrite:           {{who: "deliverer", subs: []string{"disabled"}, after: disabled}},
 
 	fault.SubscriptionWrite:   {{who: "command", do: createByCommand, after: created}, {who: "deliverer", subs: []string{"disabled"}, after: disabled}},
@@ -278,6 +280,16 @@ func redriven(ctx context.Context, r *pointRun) error {
 		return err
 	}
 	_, err := deliverer.OrderRedrive(ctx, r.kafka, schemas.Replay{Subscription: r.subs["dead"].ID})
+	return err
+}
+
+// redrivenAsAfterAPause does so by an order like a resume's, whose end a deliverer finds. The cut that it names lies before the subscription's first one.
+func redrivenAsAfterAPause(ctx context.Context, r *pointRun) error {
+	if err := r.dies(ctx); err != nil {
+		return err
+	}
+	s := r.subs["dead"]
+	_, err := deliverer.OrderRedrive(ctx, r.kafka, schemas.Replay{Subscription: s.ID, Cut: s.Spans[0].At - 1})
 	return err
 }
 

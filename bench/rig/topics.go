@@ -141,8 +141,8 @@ func (d *Deployment) ReadTopics(ctx context.Context, m *Marks, subs []Subscripti
 	if err != nil {
 		return nil, err
 	}
-	err = deliverer.ReadDead(ctx, d.client, &schemas.Replay{}, nil, func(l *deliverer.DeadLetter) bool {
-		if i, ok := place[l.Task.Subscription]; ok {
+	err = deliverer.ReadAllDead(ctx, d.client, &schemas.Replay{}, nil, func(l *deliverer.DeadLetter) bool {
+		if i, ok := place[l.Task.Subscription]; ok && !l.TakesOut() {
 			t.Dead = append(t.Dead, DeadRecord{TaskID([]byte(l.Task.ID)), i, seqOf(l.Task.EventID), l.Reason})
 		}
 		return true

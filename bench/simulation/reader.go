@@ -132,7 +132,7 @@ func (r *reader) take(tp kafka.TP, rec *kafka.Record) {
 		}
 	case tp.Topic == n.Dead:
 		var d schemas.Dead
-		if err = schemas.DecodeDead(value, &d); err == nil {
+		if err = schemas.DecodeDead(value, &d); err == nil && !d.TakesOut() {
 			s := r.task(&d.Task)
 			s.dead = append(s.dead, d)
 		}

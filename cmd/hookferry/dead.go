@@ -22,7 +22,8 @@ func deadCommand(a *app) *cobra.Command {
 		Use:   "dead",
 		Short: "Tasks that ended without delivery: list, show, redrive",
 		Long: "A task whose tries are exhausted, or whose answer was final, is kept whole in the topic dead for 30 days. Redrive puts it back in line: the same body and\n" +
-			"webhook-id, its tries counted from 1 again.",
+			"webhook-id, its tries counted from 1 again. A letter that was redriven is taken out: it is not listed any more, and never redriven again. If its task\n" +
+			"dies once more, that is another letter.",
 		Example: "  hookferry dead list --subscription sub_...",
 	}
 	c.AddCommand(deadListCommand(a), deadShowCommand(a), deadRedriveCommand(a))
@@ -33,24 +34,51 @@ func deadCommand(a *app) *cobra.Command {
 func deadFilter(c *cobra.Command, o *schemas.Replay) (check func() error) {
 	var reason string
 	var since time.Duration
+	var from, to string
 	flags := c.Flags()
 	flags.StringVar(&o.Subscription, "subscription", "", "only this subscription's")
 	flags.StringVar(&reason, "reason", "", "only those with this reason (exhausted, gone, paused ...)")
 	flags.StringSliceVar(&o.Events, "events", nil, "only these event types or patterns (booking.creation, booking.*, *.removal)")
+	flags.StringVar(&o.Company, "company", "", "only this company's")
+	flags.StringVar(&o.Entity, "entity", "", "only those of this entity's events (its id)")
 	flags.StringVar(&o.EventID, "event", "", "only this event's")
 	flags.StringVar(&o.TaskID, "task", "", "only this task")
 	flags.DurationVar(&since, "since", 0, "only those that died within this time (24h)")
+	flags.StringVar(&from, "from", "", "only those that died at this time or later (2026-11-29T10:00:00Z)")
+	flags.StringVar(&to, "to", "", "only those that died before this time")
 	return func() error {
 		if o.Reason = schemas.Reason(reason); reason != "" && !slices.Contains(schemas.Reasons(), o.Reason) {
 			return usagef("--reason: %q is none of %v", reason, schemas.Reasons()[1:])
 		}
+		if since > 0 && from != "" {
+			return usagef("--since and --from say the same: one of them")
+		}
 		if since > 0 {
 			o.From = time.Now().Add(-since).UnixMilli()
+		}
+		if err := errors.Join(deadTime("--from", from, &o.From), deadTime("--to", to, &o.To)); err != nil {
+			return err
+		}
+		if o.To != 0 && o.To <= o.From {
+			return usagef("nothing lies between --from and --to")
 		}
 		var err error
 		o.Events, err = subscriptions.CheckPatterns(o.Events)
 		return err
 	}
+}
+
+// deadTime reads a time that a flag may have named.
+func deadTime(flag, text string, into *int64) error {
+	if text == "" {
+		return nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return usagef("%s: %q is no time such as 2026-11-29T10:00:00Z", flag, text)
+	}
+	*into = at.UnixMilli()
+	return nil
 }
 
 type deadRow struct {
@@ -69,6 +97,7 @@ type deadRow struct {
 	Round        int64     `json:"round,omitempty"`
 	Source       string    `json:"source"`
 	Bytes        int       `json:"bytes"`
+	TakenOut     string    `json:"taken_out,omitempty"` // by which redrive
 }
 
 func deadRowOf(d *deliverer.DeadLetter) deadRow {
@@ -77,20 +106,24 @@ func deadRowOf(d *deliverer.DeadLetter) deadRow {
 		ID: d.ID(), At: time.UnixMilli(d.At).UTC(), Reason: string(d.Reason), Status: d.Status, Detail: d.Detail, Subscription: t.Subscription, Company: t.Company,
 		EventID: t.EventID, EventType: t.EventType, EntityID: t.EntityID, TaskID: t.ID, Tries: t.Attempt, Round: t.Round,
 		Source: fmt.Sprintf("%s/%d@%d", t.Source.Topic, t.Source.Partition, t.Source.Offset), Bytes: len(t.Body),
+		TakenOut: d.TakenOut,
 	}
 }
 
 func deadListCommand(a *app) *cobra.Command {
 	var o schemas.Replay
 	var limit int
+	var all bool
 	c := &cobra.Command{
 		Use:     "list",
 		Short:   "The newest dead letters",
+		Long:    "Lists the letters that stand. With --all also those that a redrive has taken out, and the markers that say so (reason redriven).",
 		Example: "  hookferry dead list --reason exhausted --since 24h",
 		Args:    cobra.NoArgs,
 	}
 	check := deadFilter(c, &o)
 	c.Flags().IntVar(&limit, "limit", 50, "how many at most, the newest")
+	c.Flags().BoolVar(&all, "all", false, "what redrives have taken out, too, and their markers")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := check(); err != nil {
 			return err
@@ -107,7 +140,11 @@ func deadListCommand(a *app) *cobra.Command {
 		var rows []deadRow
 		found := 0
 		newest := func(x, y deadRow) int { return y.At.Compare(x.At) }
-		err = deliverer.ReadDead(c.Context(), client, &o, func(read, _ int64) { bar.Set(read) }, func(d *deliverer.DeadLetter) bool {
+		read := deliverer.ReadDead
+		if all {
+			read = deliverer.ReadAllDead
+		}
+		err = read(c.Context(), client, &o, bar.Watch, func(d *deliverer.DeadLetter) bool {
 			found++
 			if rows = append(rows, deadRowOf(d)); len(rows) > 2*limit { // never more in memory than twice what is shown
 				slices.SortStableFunc(rows, newest)
@@ -120,12 +157,12 @@ func deadListCommand(a *app) *cobra.Command {
 			return err
 		}
 		slices.SortStableFunc(rows, newest)
-		return a.showDead(rows[:min(limit, len(rows))], found)
+		return a.showDead(rows[:min(limit, len(rows))], found, all)
 	}
 	return c
 }
 
-func (a *app) showDead(rows []deadRow, found int) error {
+func (a *app) showDead(rows []deadRow, found int, all bool) error {
 	if a.json {
 		if rows == nil {
 			rows = []deadRow{}
@@ -136,11 +173,17 @@ func (a *app) showDead(rows []deadRow, found int) error {
 		fmt.Fprintln(a.out, "nothing is dead")
 		return nil
 	}
-	table := make([][]string, len(rows))
+	table, head := make([][]string, len(rows)), []string{"ID", "AT", "REASON", "SUBSCRIPTION", "TYPE", "EVENT", "TRIES", "DETAIL"}
+	if all {
+		head = append(head, "TAKEN OUT")
+	}
 	for i, r := range rows {
 		table[i] = []string{r.ID, r.At.Format(time.RFC3339), r.Reason, r.Subscription, r.EventType, r.EventID, strconv.Itoa(int(r.Tries)), r.Detail}
+		if all {
+			table[i] = append(table[i], r.TakenOut)
+		}
 	}
-	a.printTable([]string{"ID", "AT", "REASON", "SUBSCRIPTION", "TYPE", "EVENT", "TRIES", "DETAIL"}, table)
+	a.printTable(head, table)
 	if found > len(rows) {
 		fmt.Fprintf(a.out, "(%d of %d; --limit shows more)\n", len(rows), found)
 	}
@@ -159,7 +202,7 @@ func deadShowCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d, err := deliverer.FindDead(c.Context(), client, args[0])
+			d, err := a.findDead(c.Context(), client, args[0])
 			if err != nil {
 				return err
 			}
@@ -181,6 +224,9 @@ func deadShowCommand(a *app) *cobra.Command {
 				{"task", row.TaskID}, {"webhook-id", schemas.WebhookID(row.Subscription, row.EventID)}, {"tries", strconv.Itoa(int(row.Tries))},
 				{"source", row.Source}, {"content type", d.Task.ContentType}, {"body", strconv.Itoa(row.Bytes) + " bytes"},
 			}
+			if row.TakenOut != "" {
+				rows = append(rows, []string{"taken out", "by " + row.TakenOut})
+			}
 			a.printTable([]string{"FIELD", "VALUE"}, rows)
 			const shown = 2048
 			fmt.Fprintln(a.out, safeText(string(d.Task.Body[:min(shown, row.Bytes)])))
@@ -194,6 +240,13 @@ func deadShowCommand(a *app) *cobra.Command {
 	return c
 }
 
+// findDead reads one dead letter, with what lies behind it.
+func (a *app) findDead(ctx context.Context, client *kafka.Client, id string) (*deliverer.DeadLetter, error) {
+	bar := a.progress("reading", 0)
+	defer bar.Done()
+	return deliverer.FindDead(ctx, client, id, bar.Watch)
+}
+
 func deadRedriveCommand(a *app) *cobra.Command {
 	var o schemas.Replay
 	var all, detach bool
@@ -202,7 +255,8 @@ func deadRedriveCommand(a *app) *cobra.Command {
 		Use:   "redrive [ID]",
 		Short: "Put dead tasks back in line",
 		Long: "Writes an order that the deliverers work off, each for its own partitions, and waits until they have. What was dead when the order was written is taken, as far\n" +
-			"as the filters say; a letter whose body was too large to keep is left. The same letter redriven twice is delivered once.",
+			"as the filters say; a letter whose body was too large to keep is left. A letter is redriven once, however often and by whatever order it is asked for.\n" +
+			"Interrupting the command ends only the wait.",
 		Example: "  hookferry dead redrive --subscription sub_... --reason exhausted",
 		Args:    cobra.MaximumNArgs(1),
 	}
@@ -222,13 +276,18 @@ func deadRedriveCommand(a *app) *cobra.Command {
 			return deliverer.CancelRedrive(c.Context(), client, cancel)
 		}
 		if len(args) == 1 {
-			d, err := deliverer.FindDead(c.Context(), client, args[0])
-			if err != nil {
+			d, err := a.findDead(c.Context(), client, args[0])
+			switch {
+			case err != nil:
 				return err
+			case d.TakesOut():
+				return &deliverer.DeadIDError{Text: args[0]}
+			case d.TakenOut != "":
+				return &refusal{"already_redriven", fmt.Sprintf("the redrive %s has taken %s out already", d.TakenOut, args[0])}
 			}
 			o.TaskID, o.Subscription, o.From, o.To = d.Task.ID, d.Task.Subscription, d.At, d.At+1
 		}
-		narrowed := o.Subscription != "" || o.Reason != "" || len(o.Events) > 0 || o.EventID != "" || o.TaskID != "" || o.From != 0
+		narrowed := o.Subscription != "" || o.Company != "" || o.Entity != "" || o.To != 0 || o.Reason != "" || len(o.Events) > 0 || o.EventID != "" || o.TaskID != "" || o.From != 0
 		if all == narrowed {
 			return usagef("say which: an ID, a filter, or --all")
 		}
@@ -248,22 +307,24 @@ func deadRedriveCommand(a *app) *cobra.Command {
 
 // subscriptionKnown refuses an id that no dead letter and no subscription bears: an order for it would be done at once, and look like a success.
 func (a *app) subscriptionKnown(ctx context.Context, client *kafka.Client, id string) error {
-	found := false
-	err := deliverer.ReadDead(ctx, client, &schemas.Replay{Subscription: id}, nil, func(*deliverer.DeadLetter) bool {
-		found = true
-		return false
-	})
-	if err != nil || found {
-		return err
-	}
 	t, err := a.table(ctx)
 	if err != nil {
 		return err
 	}
-	if _, ok := t.Get(id); !ok {
-		return &refusal{subscriptions.CodeNotFound, fmt.Sprintf("neither a subscription nor a dead letter has the id %q", id)}
+	if _, ok := t.Get(id); ok {
+		return nil
 	}
-	return nil
+	bar := a.progress("reading", 0)
+	defer bar.Done()
+	found := false
+	err = deliverer.ReadAllDead(ctx, client, &schemas.Replay{Subscription: id}, bar.Watch, func(*deliverer.DeadLetter) bool {
+		found = true
+		return false
+	})
+	if err == nil && !found {
+		err = &refusal{subscriptions.CodeNotFound, fmt.Sprintf("neither a subscription nor a dead letter has the id %q", id)}
+	}
+	return err
 }
 
 // followRedrive waits until the order is worked off, or taken back, and says what came of it. Whoever interrupts it leaves the order standing.
@@ -297,10 +358,11 @@ func (a *app) showRedrive(o *schemas.Replay, s deliverer.RedriveState) error {
 			Replay   string `json:"replay"`
 			State    string `json:"state"`
 			Scanned  int64  `json:"scanned"`
+			Total    int64  `json:"total"`
 			Redriven int64  `json:"redriven"`
-		}{o.ID, state, s.Scanned, s.Matched})
+		}{o.ID, state, s.Scanned, s.Total, s.Matched})
 	}
 	a.printTable([]string{"REPLAY", "STATE", "SCANNED", "REDRIVEN"},
-		[][]string{{o.ID, state, strconv.FormatInt(s.Scanned, 10), strconv.FormatInt(s.Matched, 10)}})
+		[][]string{{o.ID, state, fmt.Sprintf("%d of %d", s.Scanned, s.Total), strconv.FormatInt(s.Matched, 10)}})
 	return nil
 }

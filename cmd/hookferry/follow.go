@@ -38,7 +38,7 @@ func (a *app) followReplays(ctx context.Context, client *kafka.Client, title, wh
 		stop()
 		<-failed
 	}()
-	bar := a.progress(title, 0)
+	bar := a.progress(title, recordsOf(replays))
 	defer bar.Done()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
@@ -84,6 +84,19 @@ func (a *app) followReplays(ctx context.Context, client *kafka.Client, title, wh
 		return &cancelledError{gone}
 	}
 	return nil
+}
+
+// recordsOf is how many records the orders have to look at; 0: some of them do not say.
+func recordsOf(replays []*schemas.Replay) (n int64) {
+	for _, o := range replays {
+		if len(o.Begins) == 0 || len(o.Begins) != len(o.Ends) {
+			return 0
+		}
+		for i := range o.Ends {
+			n += o.Ends[i].Offset - o.Begins[i].Offset
+		}
+	}
+	return n
 }
 
 var errOrdersUnread = errors.New("the topic of orders is not read any more")

@@ -51,6 +51,14 @@ func (p *progress) Set(done int64) {
 	p.draw(time.Now())
 }
 
+// Watch is Set for a reading that learns on its way how long it is.
+func (p *progress) Watch(done, total int64) {
+	p.mu.Lock()
+	p.total = total
+	p.mu.Unlock()
+	p.Set(done)
+}
+
 // Note prints a line beside the bar.
 func (p *progress) Note(line string) {
 	p.mu.Lock()

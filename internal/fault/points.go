@@ -41,7 +41,9 @@ const (
 	KeeperSettled
 	RedriveOrder
 	RedriveTasks
+	RedriveMarkers
 	RedriveProgress
+	RedriveEnd
 	ClerkWrite
 	LinesLoad
 	LinesFence
@@ -111,7 +113,9 @@ var Points = [count]Info{
 	KeeperSettled:        {"keeper.settled", "deliverer/keeper.go", "tasks that the owner before was sending: looked up again, then ended, tried or waited for", false},
 	RedriveOrder:         {"redrive.order", "deliverer/inspect.go", "the order of a redrive, or its end: from a command to `replays`", true},
 	RedriveTasks:         {"redrive.tasks", "deliverer/redrive.go", "dead letters as tasks of a new round: from `dead` to the smallest tier", true},
+	RedriveMarkers:       {"redrive.markers", "deliverer/redrive.go", "which letters are taken out: from memory to `dead`, behind them", true},
 	RedriveProgress:      {"redrive.progress", "deliverer/redrive.go", "how far a redrive has come: from memory to `progress`", true},
+	RedriveEnd:           {"redrive.end", "deliverer/resumed.go", "where the redrive after a pause ends: from memory to `dead`, as a marker", true},
 	ClerkWrite:           {"clerk.write", "deliverer/clerk.go", "what the deliverer learned of a subscription (failing, disabled): from memory to its record", true},
 	LinesLoad:            {"lines.load", "deliverer/lines.go", "the members of a partition that was taken over: from `lines` into memory, before its tasks are read", true},
 	LinesFence:           {"lines.fence", "deliverer/lines.go", "the fence of a new owner: from memory to `lines`, so that members which an owner before writes late are not believed", true},
