@@ -51,6 +51,7 @@ type pointRun struct {
 	mu     sync.Mutex
 	subs   map[string]*subscriptions.Live // by what their receiver does
 	events []string                       // ids of accepted events
+	one    []string                       // of these, those about one entity, in their order
 	owed   map[string]map[string]bool     // receiver -> event ids
 	faults []Fault
 	closed map[string]time.Time // receivers at which nothing may arrive any more
@@ -243,7 +244,7 @@ func (r *pointRun) script(got *sandbox.Received) string {
 	h := fnv.New32a()
 	h.Write([]byte(got.WebhookID))
 	switch kind := strings.Trim(got.Path, "/"); {
-	case kind == "flaky" && got.Attempt == 1 && h.Sum32()%3 == 0:
+	case (kind == "flaky" || kind == "ordered") && got.Attempt == 1 && h.Sum32()%3 == 0:
 		return "/status/503"
 	case kind == "dead" && !r.flipped.Load():
 		return "/abort"
@@ -268,6 +269,9 @@ func (r *pointRun) subscribe(ctx context.Context) error {
 				Schedule: []time.Duration{1900 * time.Millisecond, time.Second, 1700 * time.Millisecond, 2 * time.Second, 2 * time.Second}, Timeout: 5 * time.Second}
 			if kind == "limited" {
 				draft.MaxRate = 4
+			}
+			if kind == "ordered" {
+				draft.Order = schemas.OrderEntity
 			}
 			l, secret, err := r.writer.Create(ctx, draft)
 			if err == nil {
@@ -392,6 +396,7 @@ func (r *pointRun) judge() error {
 	for _, s := range strange {
 		errs = append(errs, errors.New(s))
 	}
+	errs = append(errs, r.overtaken(got["ordered"])...)
 	for kind, events := range got {
 		for e, list := range events {
 			for _, again := range list[1:] {
@@ -405,6 +410,23 @@ func (r *pointRun) judge() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// overtaken are events about the one entity that came before one that was published earlier had come.
+func (r *pointRun) overtaken(got map[string][]delivery) (errs []error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var before delivery
+	for _, e := range r.one {
+		if len(got[e]) == 0 {
+			continue
+		}
+		if got[e][0].at.Before(before.at) {
+			errs = append(errs, fmt.Errorf("overtaken: ordered got %s at %s, and the one before it at %s", e, rig.Clock(got[e][0].at.UnixNano()), rig.Clock(before.at.UnixNano())))
+		}
+		before = got[e][0]
+	}
+	return errs
 }
 
 // explained: the first delivery was under way, or had ended within the last commit interval, when its deliverer died or stood still.
