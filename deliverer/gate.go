@@ -84,9 +84,8 @@ func (l *lane) takePlace(it *item) {
 	if st.order && it.Postponed > 0 { // admit took it for one of the backlog
 		l.backlog++
 	}
-	st.order = false
+	st.order, it.back = false, false // one of a catch-up goes with what is live, since that waits for it
 	l.order.attach(st, it)
-	it.back = false // order goes before the share of replays
 }
 
 // marked ends an item that has a mark, which says that its task has ended, or only that this try has: then its next record lies in a tier, and who comes
@@ -266,11 +265,11 @@ func (l *lane) leaves(it *item, due, now time.Time) {
 func (l *lane) tried(it *item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.triedNow(it)
+	l.comesTo(it)
 }
 
-// triedNow is tried with the mutex held.
-func (l *lane) triedNow(it *item) {
+// comesTo is tried with the lane's mutex held.
+func (l *lane) comesTo(it *item) {
 	st, now := it.stand, time.Now()
 	if st.it != it || st.gone {
 		return

@@ -589,7 +589,7 @@ func (l *lane) handBack(it *item, why schemas.Reason, least time.Duration, now t
 	l.d.collect(it)
 	fault.After(fault.LaneHandBack, nil)
 	if it.stand != nil { // who stands behind it may not overtake it
-		l.advance(it.stand.line, now)
+		l.advance(it.stand.line, time.Now())
 	}
 }
 
@@ -752,7 +752,7 @@ func (l *lane) endNow(it *item) {
 		*backlog++
 	}
 	if it.stand != nil {
-		l.triedNow(it)
+		l.comesTo(it)
 	}
 	fault.Before(fault.LaneEnds)
 	l.d.collect(it)

@@ -333,7 +333,7 @@ func TestTenThousandFollowersOfAHeadThatWaitsForHours(t *testing.T) {
 			t.Errorf("%d members still stand", len(g.members))
 		}
 		r.stop()
-	})
+	}, func(c *worldConfig) { c.ageless = true })
 }
 
 // Whatever becomes of the subscription, its members come to their ends, and nothing of them is left.

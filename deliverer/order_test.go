@@ -27,9 +27,9 @@ import (
 // virtual time, and is named in bench/mutants by the bugs that swap them.
 
 // inBubble runs f in virtual time, in a world whose receiver answers as script says; "" is 200.
-func inBubble(t *testing.T, script func(*sandbox.Received) string, f func(t *testing.T, w *world)) {
+func inBubble(t *testing.T, script func(*sandbox.Received) string, f func(t *testing.T, w *world), opts ...worldOption) {
 	synctest.Test(t, func(t *testing.T) {
-		f(t, newWorld(t, func(c *worldConfig) {
+		f(t, newWorld(t, append([]worldOption{func(c *worldConfig) {
 			c.virtual, c.partitions, c.quiet = true, 1, true
 			c.receiver = sandbox.ReceiverConfig{Script: func(r *sandbox.Received) string {
 				if s := script(r); s != "" {
@@ -37,7 +37,7 @@ func inBubble(t *testing.T, script func(*sandbox.Received) string, f func(t *tes
 				}
 				return "/ok"
 			}}
-		}))
+		}}, opts...)...))
 	})
 }
 

@@ -53,6 +53,7 @@ type pointRun struct {
 	mu     sync.Mutex
 	subs   map[string]*subscriptions.Live // by what their receiver does
 	events []string                       // ids of accepted events
+	one    []string                       // of these, those about one entity, in their order
 	owed   map[string]map[string]bool     // receiver -> event ids
 	faults []Fault
 	closed map[string]time.Time // receivers at which nothing may arrive any more
@@ -297,9 +298,6 @@ func (r *pointRun) flow(ctx context.Context, n int) error {
 	for range n {
 		r.seq++
 		ev := sandbox.Sample(r.rng, eventKinds[int(r.seq)%len(eventKinds)], r.name, r.seq)
-		if r.subs["ordered"] != nil { // else no event would stand behind another
-			ev.EventMeta().EntityID = "one"
-		}
 		if err := r.publish.Publish(ctx, ev); err != nil {
 			if ctx.Err() != nil {
 				return fmt.Errorf("publish: %w", err)
@@ -412,6 +410,7 @@ func (r *pointRun) judge() error {
 			errs = append(errs, fmt.Errorf("crash: %s", c))
 		}
 	}
+	errs = append(errs, r.overtaken(got["ordered"])...)
 	for kind, events := range got {
 		for e, list := range events {
 			for _, again := range list[1:] {
@@ -425,6 +424,23 @@ func (r *pointRun) judge() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// overtaken are events about the one entity that came before one that was published earlier had come.
+func (r *pointRun) overtaken(got map[string][]delivery) (errs []error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var before delivery
+	for _, e := range r.one {
+		if len(got[e]) == 0 {
+			continue
+		}
+		if got[e][0].at.Before(before.at) {
+			errs = append(errs, fmt.Errorf("overtaken: ordered got %s at %s, and the one before it at %s", e, rig.Clock(got[e][0].at.UnixNano()), rig.Clock(before.at.UnixNano())))
+		}
+		before = got[e][0]
+	}
+	return errs
 }
 
 // explained: the first delivery was under way, or had ended within the last commit interval, when its deliverer died or stood still.

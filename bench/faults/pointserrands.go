@@ -64,9 +64,11 @@ var errands = map[fault.Point][]errand{
 	fault.IntakePlace:          {{who: "deliverer", spread: 6}},
 	fault.IntakePark:           {delivers},
 	fault.LaneHandBack:         {{who: "deliverer", subs: []string{"limited"}, do: burst}},
+	fault.LineHandBack:         {{who: "deliverer", subs: []string{"ordered"}, do: oneEntity}},
 	fault.LaneEnds:             {{who: "deliverer", subs: []string{"gone"}, do: deleted}},
 	fault.LaneSend:             {{who: "deliverer", spread: 12}},
 	fault.LaneCollect:          {{who: "deliverer", spread: 12}},
+	fault.FlushLines:           {{who: "deliverer", subs: []string{"ordered"}, spread: 3, do: oneEntity}},
 	fault.FlushTiers:           {delivers},
 	fault.FlushDead:            {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
 	fault.FlushAttempts:        {{who: "deliverer", spread: 4}},
@@ -80,12 +82,10 @@ var errands = map[fault.Point][]errand{
 	fault.RedriveMarkers:       {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
 	fault.RedriveProgress:      {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
 	fault.RedriveEnd:           {{who: "deliverer", subs: []string{"dead"}, do: redrivenAsAfterAPause}},
-	fault.LineHandBack:         {{who: "deliverer", subs: []string{"ordered"}, do: onAndOn}},
-	fault.FlushLines:           {{who: "deliverer", subs: []string{"ordered"}, do: onAndOn}},
-	fault.LinesLoad:            {{who: "deliverer", subs: []string{"ordered"}, do: peer}},
-	fault.LinesFence:           {{who: "deliverer", subs: []string{"ordered"}, do: peer}},
-	fault.LinesClear:           {{who: "deliverer", subs: []string{"ordered"}, do: lateMembers}},
 	fault.ClerkWrite:           {{who: "deliverer", subs: []string{"disabled"}, after: disabled}},
+	fault.LinesLoad:            {{who: "deliverer", subs: []string{"ordered"}, prelude: inLines, do: oneEntity}},
+	fault.LinesFence:           {{who: "deliverer", subs: []string{"ordered"}, prelude: inLines, do: oneEntity}},
+	fault.LinesClear:           {{who: "deliverer", subs: []string{"ordered"}, prelude: lateMember, do: oneEntity}},
 
 	fault.SubscriptionWrite:   {{who: "command", do: createByCommand, after: created}, {who: "deliverer", subs: []string{"disabled"}, after: disabled}},
 	fault.SubscriptionTwin:    {{who: "command", do: createByCommand, after: created}},
@@ -129,33 +129,6 @@ func peer(ctx context.Context, r *pointRun) error {
 	return nil
 }
 
-// lateMembers writes members of lines as an owner would that has lost their partitions, into those that a peer holds, and lets the peer go: the carrier finds
-// them when it takes over.
-func lateMembers(ctx context.Context, r *pointRun) error {
-	peer := r.errand.who + "-peer"
-	late := r.kafka.NewAppender(kafka.AppenderConfig{})
-	for until := time.Now().Add(pointReach); time.Now().Before(until); {
-		if err := errors.Join(r.start(peer, nil), r.flow(ctx, 6), pause(ctx, 3*time.Second)); err != nil {
-			return err
-		}
-		var rs kafka.Records
-		for p := range int32(r.kafka.Config().Partitions) {
-			r.seq++
-			l := schemas.Line{Subscription: r.subs["ordered"].ID, Entity: "late", Topic: r.kafka.Topics().Events["booking"], Partition: p, Offset: 1<<40 + r.seq}
-			key := fmt.Sprintf("%s/%s/%d/%d", l.Subscription, l.Topic, l.Partition, l.Offset)
-			rs.Add(kafka.TP{Topic: r.kafka.Topics().Lines, Partition: p}, []byte(key), nil, schemas.AppendLine(nil, &l))
-		}
-		_, err := late.Append(ctx, &rs)
-		if err = errors.Join(err, r.stop(peer), pause(ctx, 2*time.Second)); err != nil {
-			return err
-		}
-		if _, reached := reachedAt(r.log, r.Cell); reached {
-			return nil
-		}
-	}
-	return nil
-}
-
 // onAndOn publishes until the point is reached: on a busy machine a task may be read so late that it does not wait for its time any more.
 func onAndOn(ctx context.Context, r *pointRun) error {
 	for until := time.Now().Add(pointReach); time.Now().Before(until); {
@@ -167,6 +140,75 @@ func onAndOn(ctx context.Context, r *pointRun) error {
 		}
 	}
 	return nil
+}
+
+// oneEntity publishes about one entity until the point is reached: a receiver that asks for order gets the events one after the other, and refuses some once.
+func oneEntity(ctx context.Context, r *pointRun) error {
+	for until := time.Now().Add(pointReach); time.Now().Before(until); {
+		if err := r.aboutOne(ctx, 4); err != nil {
+			return err
+		}
+		if _, reached := reachedAt(r.log, r.Cell); reached {
+			return nil
+		}
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// aboutOne publishes n events about one entity.
+func (r *pointRun) aboutOne(ctx context.Context, n int) error {
+	for range n {
+		r.seq++
+		ev := sandbox.Sample(r.rng, "booking.amendment", r.name, r.seq)
+		ev.EventMeta().EntityID = "one"
+		if err := r.publish.Publish(ctx, ev); err != nil {
+			if ctx.Err() != nil {
+				return fmt.Errorf("publish: %w", err)
+			}
+			r.owe(ev.EventMeta().EventID)
+			continue
+		}
+		r.owe(ev.EventMeta().EventID, "ok", "flaky", "ordered")
+		r.mu.Lock()
+		r.one = append(r.one, ev.EventMeta().EventID)
+		r.mu.Unlock()
+	}
+	return nil
+}
+
+// inLines waits until a member stands in the partition of the subscription that asks for order: whoever owns it next has something to load.
+func inLines(ctx context.Context, r *pointRun) error {
+	lines := r.kafka.Topics().Lines
+	p := kafka.Partition([]byte(r.subs["ordered"].ID), r.kafka.Config().Partitions)
+	for until := time.Now().Add(pointReach); ; {
+		ends, err := r.kafka.Offsets(ctx, lines, kafka.Latest)
+		if err != nil || ends[p] > 0 {
+			return err
+		}
+		if time.Now().After(until) {
+			return errors.New("no member of a line was written")
+		}
+		if err := errors.Join(r.aboutOne(ctx, 4), pause(ctx, 500*time.Millisecond)); err != nil {
+			return err
+		}
+	}
+}
+
+// lateMember leaves a member behind the fence of a later owner, as a process does that was stopped in the middle of writing it.
+func lateMember(ctx context.Context, r *pointRun) error {
+	s := r.subs["ordered"]
+	tp := kafka.TP{Topic: r.kafka.Topics().Lines, Partition: kafka.Partition([]byte(s.ID), r.kafka.Config().Partitions)}
+	var rs kafka.Records
+	rs.Add(tp, []byte("fence"), nil, schemas.AppendLine(nil, &schemas.Line{Epoch: 1 << 20}))
+	late := schemas.Line{Epoch: 1, Subscription: s.ID, Entity: "one", Topic: r.kafka.Topics().Events["booking"], Due: time.Now().UnixMilli()}
+	rs.Add(tp, []byte(s.ID+"/"+late.Topic+"/0/0/1.1"), nil, schemas.AppendLine(nil, &late))
+	if _, err := r.kafka.NewAppender(kafka.AppenderConfig{}).Append(ctx, &rs); err != nil {
+		return err
+	}
+	return inLines(ctx, r)
 }
 
 // burst publishes more than the limited receiver may get at once.

@@ -13,7 +13,7 @@ import (
 func (d *Deployment) Hop(ctx context.Context, size, n int, rate float64) (p50, p99 time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(float64(n)/rate*1e9)+20*time.Second)
 	defer cancel()
-	tp := kafka.TP{Topic: d.client.Topics().Lines} // nobody reads or writes it yet
+	tp := kafka.TP{Topic: d.client.Topics().Lines} // who takes a partition over passes over what it cannot read there
 	ends, err := d.client.Offsets(ctx, tp.Topic, kafka.Latest)
 	if err != nil {
 		return 0, 0, err
