@@ -105,6 +105,8 @@ func TestALineIsMadeOfWhatAStrangerWrites(t *testing.T) {
 		`{"activities":[{"status":"CANCELLED","localDate":"2026-03-01","passengers":[{"count":3}]}],"totals":{"total":{"amount":"x"},"paid":{"amount":"1.5"}}}`: {Lines: 1, Passengers: 3, FirstDate: new(schemas.Date(20513)), LastDate: new(schemas.Date(20513)), Paid: &schemas.Money{Amount: schemas.Decimal{Unscaled: 1_500_000}}},
 		`{"activities":[{"passengers":[{"count":2147483647},{"count":2147483647}],"localDate":"2026-03-01","endAt":"2026-03-02T01:00:00.000Z"}],"timeZone":"America/Vancouver"}`: {
 			Lines: 1, Passengers: 2147483647, FirstDate: new(schemas.Date(20513)), LastDate: new(schemas.Date(20513)), TimeZone: "America/Vancouver"},
+		`{"activities":[{"status":"CANCELLED","localDate":"2026-02-01","passengers":[{"count":9}]},{"status":"ACTIVE","localDate":"2026-03-01","passengers":[{"count":2}]}]}`: {
+			Lines: 2, Passengers: 2, FirstDate: new(schemas.Date(20513)), LastDate: new(schemas.Date(20513))},
 		`{"soldAt":"0001-01-01T00:00:00.000Z","cancellation":{"cancelledAt":"yesterday"},"leadCustomerId":"` + strings.Repeat("x", 256) + `"}`: {},
 	} {
 		got := ls.lineOf(m, "booking.creation", []byte(data), 5)

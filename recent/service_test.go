@@ -362,6 +362,19 @@ func TestWhatRetentionTookIsGone(t *testing.T) {
 			t.Error(got.ids())
 		}
 	}
+	// The next batch of a partition says where it begins; nobody has to ask.
+	neighbour := 3
+	for kafka.Partition(fmt.Appendf(nil, "acme/B-%d", neighbour), w.config.Partitions) != p.Partition {
+		neighbour++
+	}
+	w.booking("booking.creation", "acme", fmt.Sprint("B-", neighbour), 1)
+	w.fresh(s, "acme", 0)
+	del.Topics[0].Partitions[0].Offset = 2
+	w.ask(del)
+	w.booking("booking.amendment", "acme", fmt.Sprint("B-", neighbour), 0)
+	if got := w.fresh(s, "acme", 0); !slices.Equal(got.ids(), []string{fmt.Sprintf("B-%d v0 CONFIRMED", neighbour), "B-2 v1 CONFIRMED"}) {
+		t.Errorf("version 1 is past retention: %v", got.ids())
+	}
 }
 
 // Who asks a service that is still reading is told to come again.

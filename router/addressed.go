@@ -1,6 +1,8 @@
 package router
 
 import (
+	"slices"
+
 	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/schemas"
 )
@@ -24,4 +26,14 @@ func (p *pass) receivers(typ *schemas.EventType, at int64, dst []*subscriptions.
 // then. The company counts always, or who may publish for one company could send to another's receiver.
 func addressed(s *schemas.Subscription, company string) bool {
 	return s.State != schemas.StateDeleted && (s.Company == company || s.Company == schemas.AnyCompany)
+}
+
+// again drops those of subs that an order does not route the event at hand to because it is addressed. The live path has routed it, so a catch-up routes it to
+// nobody: the one of the subscription that it names may well begin before it. A replay routes it again to that subscription alone.
+func (p *pass) again(o *schemas.Replay, typ *schemas.EventType, subs []*subscriptions.Live) []*subscriptions.Live {
+	id := schemas.Addressee(typ.Name, view(p.meta.CompanyID), view(p.meta.EntityID))
+	if id == "" {
+		return subs
+	}
+	return slices.DeleteFunc(subs, func(l *subscriptions.Live) bool { return o.Kind == schemas.ReplayCatchUp || l.ID != id })
 }

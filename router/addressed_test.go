@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hookferry/hookferry/internal/kafka"
@@ -78,4 +79,62 @@ func TestASnapshotReachesWhoItIsFor(t *testing.T) {
 	if !maps.Equal(got, want) {
 		t.Errorf("got %v\nwant %v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
+}
+
+// The live path has routed an addressed snapshot. So no catch-up routes it again, not even that of the subscription that it names and that wants its type, which
+// begins before the snapshot; and a replay sends it again to that one alone.
+func TestAnAddressedSnapshotIsInNoCatchUpAndInNoReplayOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		w.deliver()
+		began := time.Now().Add(-time.Second).UnixMilli()
+		bare := schemas.Subscription{Version: 1, Company: "c_a", URL: "https://receiver.example/", Events: []string{"recent_reservations.*"}, State: schemas.StateActive}
+		for _, id := range []string{"sub_named", "sub_other"} {
+			s := bare
+			s.ID, s.Name = id, id
+			w.put(&s)
+		}
+		w.start(nil)
+		for _, entity := range []string{"sub_named", "c_a"} {
+			ev := snapshot("c_a", entity)
+			body, err := ev.AppendAvro(schemas.AppendSingleObject(nil, schemas.EventSchema(ev.EntityName()).Fingerprint()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var rs kafka.Records
+			key := []byte("c_a/" + entity)
+			rs.Add(w.place(w.client.Topics().Events[ev.EntityName()], key), key, nil, body)
+			w.write(&rs)
+		}
+		later(time.Minute)
+		cut := time.Now().UnixMilli()
+		later(time.Minute)
+		for _, id := range []string{"sub_named", "sub_other"} {
+			s := bare
+			s.ID, s.Name, s.Version, s.BackfillFrom = id, id, 2, began
+			o := schemas.CatchUp("rpl_"+id, &s, began, cut)
+			w.writeOrder(&o)
+			s.Spans = []schemas.Cut{{At: cut, Kind: schemas.CutLive, Reason: o.ID}}
+			o.To = cut
+			w.writeOrder(&o)
+			w.put(&s)
+			w.over(o.ID)
+		}
+		named, all := "evt_c_a_sub_named", "evt_c_a_c_a"
+		got := map[string]int{}
+		for _, task := range w.tasks(1, false) {
+			got["live "+task.Subscription+" "+task.EventID]++
+		}
+		for _, d := range []ReplayDraft{{Subscription: "sub_named"}, {Subscription: "sub_other"}, {All: true}} {
+			w.over(w.startReplay(d).ID)
+		}
+		for _, task := range w.replayed(0, false) {
+			got[string(task.Lane)+" "+task.Subscription+" "+task.EventID]++
+		}
+		want := map[string]int{"live sub_named " + named: 1, "catch_up sub_named " + all: 1, "catch_up sub_other " + all: 1,
+			"replay sub_named " + named: 2, "replay sub_named " + all: 2, "replay sub_other " + all: 2}
+		if !maps.Equal(got, want) {
+			t.Errorf("got %v\nwant %v", got, want)
+		}
+	})
 }

@@ -405,7 +405,7 @@ func (s *scanning) look(value []byte, src *schemas.Source) (typ *schemas.EventTy
 	if reason != "" {
 		return nil, nil, false
 	}
-	p.subs = c.who(p.table, view(m.CompanyID), typ.Name, p.subs)
+	p.subs = p.again(c.order, typ, c.who(p.table, view(m.CompanyID), typ.Name, p.subs))
 	return typ, rest, false
 }
 

@@ -73,7 +73,9 @@ func TestASubscriptionWhoseFirstEventFailsIsNotLive(t *testing.T) {
 			}, subscriptions.CodeConflict},
 			"deleted": {func(ctx context.Context, l *subscriptions.Live) error { return p.Delete(ctx, l.ID) }, subscriptions.CodeDeleted},
 		} {
-			l, secret, err := p.CreateAfter(t.Context(), draft("c0ffee01", name, "*"), c.first)
+			d := draft("c0ffee01", name, "*")
+			d.From = subscriptions.Earliest
+			l, secret, err := p.CreateAfter(t.Context(), d, c.first)
 			if code(err) != c.code || l == nil || len(secret.Reveal()) == 0 {
 				t.Errorf("%s: %v, %v", name, l, err)
 				continue
