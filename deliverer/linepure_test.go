@@ -101,7 +101,7 @@ func TestTheBooksOfLinesAddUp(t *testing.T) {
 		st := o.find(key, offset)
 		switch n := rng.IntN(10); {
 		case st == nil:
-			st = o.enter(key, offset)
+			o.enter(key, offset)
 		case n == 0:
 			o.remove(st)
 		case n < 3:
