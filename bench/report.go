@@ -33,6 +33,7 @@ type Sustained struct {
 type Latency struct {
 	PerSecond           float64
 	P50, P99, Max       float64
+	Mean, Slowest       rig.Stages // the slowest hundredth
 	Hop50, Hop99        float64
 	Missing, Duplicates int
 }
@@ -93,8 +94,21 @@ func (r *report) print(w io.Writer) {
 	for _, l := range r.Latency {
 		fmt.Fprintf(w, "latency    %5.0f/s  p50 %.1f ms  p99 %.1f ms  max %.1f ms%s  missing %d, duplicates %d; one bare Kafka hop: p50 %.1f, p99 %.1f ms\n",
 			l.PerSecond, l.P50, l.P99, l.Max, goalLatency[l.PerSecond], l.Missing, l.Duplicates, l.Hop50, l.Hop99)
+		l.printStages(w, "mean", "slowest 1 %")
 	}
 	for _, h := range r.Hanging {
 		fmt.Fprintf(w, "2 hang     %5.0f/s  p99 of the healthy %.1f ms, all healthy %.1f ms: %.2f x (goal <= 1.2), missing %d\n", h.PerSecond, h.Beside.P99, h.AllHealthy.P99, h.Ratio, h.Beside.Missing)
+		h.AllHealthy.printStages(w, "all healthy", "  slowest 1 %")
+		h.Beside.printStages(w, "beside", "  slowest 1 %")
+	}
+}
+
+// printStages says where the time went, on the average and of the slowest hundredth.
+func (l *Latency) printStages(w io.Writer, mean, slowest string) {
+	for _, s := range []struct {
+		who string
+		rig.Stages
+	}{{mean, l.Mean}, {slowest, l.Slowest}} {
+		fmt.Fprintf(w, "           %-14s published in %.1f ms, routed in %.1f, delivered in %.1f\n", s.who, ms(s.Published), ms(s.Routed), ms(s.Delivered))
 	}
 }

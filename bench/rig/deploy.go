@@ -30,7 +30,6 @@ type DeployConfig struct {
 	Dir     string // work here and keep it; empty: a temporary directory, removed by Close
 	Brokers int
 	Heap    string // of each broker's JVM
-	FullJIT bool   // the broker as in production: slower to start, faster afterwards
 	Profile bool   // the services serve profiles
 
 	Settings map[string]string // HOOKFERRY_...: environment variables for the services
@@ -43,7 +42,7 @@ type DeployConfig struct {
 // SameBrokers: a deployment for c can be used for o too. Settings of Kafka change what topics look like; other settings concern the services alone,
 // which are started anew.
 func (c DeployConfig) SameBrokers(o DeployConfig) bool {
-	return c.Brokers == o.Brokers && c.Heap == o.Heap && c.FullJIT == o.FullJIT && c.Profile == o.Profile && c.Proxy == o.Proxy && c.Disk == o.Disk &&
+	return c.Brokers == o.Brokers && c.Heap == o.Heap && c.Profile == o.Profile && c.Proxy == o.Proxy && c.Disk == o.Disk &&
 		maps.Equal(c.KafkaEnv, o.KafkaEnv) && maps.Equal(ofTopics(c.Settings), ofTopics(o.Settings))
 }
 
@@ -131,7 +130,7 @@ func (d *Deployment) start(ctx context.Context, root string, c DeployConfig) (er
 			return err
 		}
 	}
-	if d.Kafka, err = StartKafka(ctx, root, filepath.Join(d.Dir, "kafka"), c.Brokers, c.Heap, c.FullJIT, env...); err != nil {
+	if d.Kafka, err = StartKafka(ctx, root, filepath.Join(d.Dir, "kafka"), c.Brokers, c.Heap, env...); err != nil {
 		return err
 	}
 	if d.Redis, err = StartRedis(d.Dir); err != nil {

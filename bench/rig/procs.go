@@ -147,11 +147,8 @@ type Kafka struct {
 }
 
 // StartKafka starts N brokers on free ports of 127.0.0.1. heap is the JVM's, in its own words ("512m"); env is for kafka.sh.
-func StartKafka(ctx context.Context, root, dir string, brokers int, heap string, fullJIT bool, env ...string) (*Kafka, error) {
+func StartKafka(ctx context.Context, root, dir string, brokers int, heap string, env ...string) (*Kafka, error) {
 	k := &Kafka{script: filepath.Join(root, "deploy/kafka/kafka.sh"), dir: dir, env: append(append(os.Environ(), "KAFKA_HEAP="+heap), env...)}
-	if fullJIT {
-		k.env = append(k.env, "KAFKA_OPTS=")
-	}
 	return k, k.Start(ctx, brokers)
 }
 

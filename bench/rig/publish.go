@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"syscall"
 	"time"
 
 	"github.com/hookferry/hookferry/internal/kafka"
@@ -190,12 +191,8 @@ func (p *Publisher) Open(ctx context.Context, n int, rate float64) ([]Sent, erro
 	begin, had := time.Now(), len(p.sent)
 	due := func(j int) time.Time { return begin.Add(time.Duration(float64(j) / rate * 1e9)) }
 	for i := 0; i < n; i = len(p.sent) - had {
-		if wait := time.Until(due(i)); wait > 0 {
-			select {
-			case <-ctx.Done():
-				return p.sent[had:], ctx.Err()
-			case <-time.After(wait):
-			}
+		if err := sleepUntil(ctx, due(i)); err != nil {
+			return p.sent[had:], err
 		}
 		m := i
 		for now := time.Now(); m < n && m < i+2000 && !due(m).After(now); m++ {
@@ -207,6 +204,24 @@ func (p *Publisher) Open(ctx context.Context, n int, rate float64) ([]Sent, erro
 		}
 	}
 	return p.sent[had:], nil
+}
+
+// sleepUntil waits for a moment to within some 50 us. A timer of Go's alone may come a millisecond late, since an idle process waits in epoll_wait, which
+// counts in milliseconds: the publisher's lateness would be measured as ours.
+func sleepUntil(ctx context.Context, at time.Time) error {
+	const coarse = 2 * time.Millisecond
+	if wait := time.Until(at) - coarse; wait > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+	if wait := time.Until(at); wait > 0 {
+		ts := syscall.NsecToTimespec(int64(wait))
+		syscall.Nanosleep(&ts, nil) // a signal may end it early: then the event is not due yet, and the caller comes again
+	}
+	return ctx.Err()
 }
 
 // flush appends the batch and notes the fate of each event: accepted, surely not written, or unknown, which only the topic can tell.
