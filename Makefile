@@ -8,7 +8,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-kafka faults faults-long mutants simulation simulation-long prove prove-short lint build bench fuzz clean
+.PHONY: help demo dev test test-kafka faults faults-long mutants simulation simulation-long schedules prove prove-short lint build bench fuzz clean
 
 help: ## explain the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ simulation: ## random deployments with random faults in virtual time: as many as
 
 simulation-long: ## ten thousand of them
 	$(GO) run ./bench/simulation -seeds 10000
+
+schedules: ## random lives of subscriptions (made, paused, resumed, caught up) while routers come and die: 200 in virtual time, 20 on a real Kafka; ten minutes
+	$(GO) test -count=1 ./router -run 'TestEveryEventIsRoutedByItsSpanOnly' -schedules 200
+	HOOKFERRY_TEST_SCHEDULES=20 .ci/test-kafka -run 'TestEveryEventIsRoutedByItsSpanOnARealKafka' -parallel 20
 
 prove: ## every promise of the README by the command that proves it, as one table; within 45 minutes on two cores
 	$(GO) run ./bench/prove

@@ -1,7 +1,7 @@
 // Command bench measures Hookferry from outside, on a real Kafka and a real Redis, and holds every figure against a bare loop of
 // signed POSTs that runs before and after on the same machine: only the shares and multiples are comparable between machines.
 //
-//	go run ./bench            all of it, about four minutes
+//	go run ./bench            all of it, about seven minutes
 //	go run ./bench -quick     a short form, for a first look
 //
 // Exit 1 if anything was missing or came twice: then the figures are of something else than Hookferry's work. A goal that is missed stands in the report.
@@ -30,7 +30,7 @@ func main() {
 	quick := flag.Bool("quick", false, "short phases: a first look, no figures to quote")
 	out := flag.String("json", "", "also write the figures to this file")
 	keep := flag.String("dir", "", "work in this directory and keep it (default: a temporary one)")
-	only := flag.String("only", "", "comma-separated phases: fan1,fan10,latency,hang (default all)")
+	only := flag.String("only", "", "comma-separated phases: fan1,fan10,latency,hang,replay (default all)")
 	profiles := flag.String("profiles", "", "take processor profiles of router and deliverer at the sustained rates into this directory; costs some of the rate")
 	farm := flag.Bool("farm", false, "be the farm of receivers (started by the bench itself)")
 	flag.Parse()
@@ -43,9 +43,9 @@ func main() {
 		}
 		return
 	}
-	b := &bench{profiles: *profiles, report: report{Machine: machine(), At: time.Now().UTC().Format(time.RFC3339)}, measure: 10 * time.Second, latency: 15 * time.Second, bare: 4 * time.Second}
+	b := &bench{profiles: *profiles, report: report{Machine: machine(), At: time.Now().UTC().Format(time.RFC3339)}, measure: 10 * time.Second, latency: 15 * time.Second, bare: 4 * time.Second, replayed: 100_000}
 	if *quick {
-		b.measure, b.latency, b.bare = 4*time.Second, 4*time.Second, 2*time.Second
+		b.measure, b.latency, b.bare, b.replayed = 4*time.Second, 4*time.Second, 2*time.Second, 10_000
 	}
 	err := b.run(ctx, *keep, strings.Split(*only, ","))
 	b.report.print(os.Stdout)

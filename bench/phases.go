@@ -20,6 +20,7 @@ type bench struct {
 	profiles               string
 	report                 report
 	measure, latency, bare time.Duration
+	replayed               int // events of a replay
 	d                      *rig.Deployment
 	farm                   *rig.FarmClient
 	body                   []byte
@@ -42,7 +43,7 @@ func (b *bench) run(ctx context.Context, dir string, only []string) error {
 	for _, p := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"fan1", b.fan(1)}, {"fan10", b.fan(10)}, {"latency", b.latencies}, {"hang", b.hanging}} {
+	}{{"fan1", b.fan(1)}, {"fan10", b.fan(10)}, {"latency", b.latencies}, {"hang", b.hanging}, {"replay", b.replaying}} {
 		if !want(p.name) {
 			continue
 		}
@@ -72,6 +73,7 @@ func (b *bench) prepare(ctx context.Context) error {
 		}
 		subs = append(subs, rig.Subscription{Company: company("mixed", c), Path: path})
 	}
+	subs = append(subs, rig.Subscription{Company: company("rep", 0), Path: "/ok/rep-0"})
 	if err := b.d.Subscribe(ctx, subs); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ type report struct {
 	Sustained             []Sustained
 	Latency               []Latency
 	Hanging               []Hanging
+	Replayed              []Replayed
 	Crashes               []string // of our own processes
 }
 
@@ -69,6 +70,13 @@ func (r *report) wrong() error {
 		look(fmt.Sprintf("all healthy at %.0f/s", h.PerSecond), h.AllHealthy.Missing, h.AllHealthy.Duplicates)
 		look(fmt.Sprintf("beside hanging ones at %.0f/s", h.PerSecond), h.Beside.Missing, h.Beside.Duplicates)
 	}
+	for _, p := range r.Replayed {
+		look("the replay", p.Missing, 0)
+		if !p.Killed {
+			look("the replay", 0, p.Duplicates)
+		}
+		look("beside the replay", p.Beside.Missing, p.Beside.Duplicates)
+	}
 	for _, c := range r.Crashes {
 		errs = append(errs, errors.New(c))
 	}
@@ -101,6 +109,22 @@ func (r *report) print(w io.Writer) {
 		h.AllHealthy.printStages(w, "all healthy", "  slowest 1 %")
 		h.Beside.printStages(w, "beside", "  slowest 1 %")
 	}
+	for _, p := range r.Replayed {
+		p.print(w)
+	}
+}
+
+func (r *Replayed) print(w io.Writer) {
+	how, goal := "as fast as it goes", ""
+	switch {
+	case r.Killed:
+		how = "router killed at a third"
+	case r.Rate > 0:
+		how, goal = fmt.Sprintf("at %.0f/s", r.Rate), " (goal <= 1.1)"
+	}
+	fmt.Fprintf(w, "replay     %d %s beside %.0f/s: p99 of live %.1f ms, alone %.1f ms: %.2f x%s; missing %d, duplicates %d, in %.1f s\n",
+		r.Events, how, replayLive, r.Beside.P99, r.Alone.P99, r.Ratio, goal, r.Missing, r.Duplicates, r.Took.Seconds())
+	r.Beside.printStages(w, "live", "  slowest 1 %")
 }
 
 // printStages says where the time went, on the average and of the slowest hundredth.

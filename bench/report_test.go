@@ -16,6 +16,10 @@ func TestWhatIsMissingOrDoubledIsAnError(t *testing.T) {
 		"more than was owed":               {report{Latency: []Latency{{Missing: -1}}}, true},
 		"missing beside those that hang":   {report{Hanging: []Hanging{{Beside: Latency{Missing: 1}}}}, true},
 		"doubled where nobody hangs":       {report{Hanging: []Hanging{{AllHealthy: Latency{Duplicates: 1}}}}, true},
+		"missing of a replay":              {report{Replayed: []Replayed{{Killed: true, Missing: 1}}}, true},
+		"doubled by a replay":              {report{Replayed: []Replayed{{Duplicates: 1}}}, true},
+		"doubled at a kill":                {report{Replayed: []Replayed{{Killed: true, Duplicates: 1}}}, false},
+		"missing beside a replay":          {report{Replayed: []Replayed{{Beside: Latency{Missing: 1}}}}, true},
 		"a deliverer that ended by itself": {report{Crashes: []string{"deliverer ended by itself"}}, true},
 	} {
 		if err := c.r.wrong(); (err != nil) != c.wrong {

@@ -32,10 +32,9 @@ type pass struct {
 	lastFrame  schemas.Frame // runs of records have one writer: the resolver's lock is taken once a run
 	lastReader *schemas.EventReader
 
-	// where the tasks go, and by which way they came: the live path's, unless a replayer says otherwise for each event
-	to     string // topic
-	lane   schemas.LaneKind
-	replay string
+	way       // the live path's, unless a replayer says otherwise for each event
+	past bool // an event is also for those that a catch-up owes it to: see owed
+	owed []owing
 
 	// gate, if not nil, drops those of subs that the live path leaves out for now. False: it cannot say yet, and the event must wait
 	gate func(*schemas.Source, []*subscriptions.Live) ([]*subscriptions.Live, bool)
@@ -46,6 +45,13 @@ type pass struct {
 	// counted since the last flush
 	events   []int64 // append times of the events that were routed
 	tooLarge int
+}
+
+// way says where tasks go, and by which way they came.
+type way struct {
+	to     string // topic
+	lane   schemas.LaneKind
+	replay string
 }
 
 // shared is what all passes of a router share; nothing in it changes after the start.
@@ -65,7 +71,7 @@ type shared struct {
 }
 
 func newPass(s *shared) *pass {
-	return &pass{shared: s, names: map[string][]byte{}, to: s.topics.Retry, lane: schemas.LaneLive}
+	return &pass{shared: s, names: map[string][]byte{}, way: way{to: s.topics.Retry, lane: schemas.LaneLive}}
 }
 
 // outcome is what became of one event: its tasks are collected (the zero value, also if nobody wants it), it is undecodable for a
@@ -117,7 +123,11 @@ func (p *pass) event(src *schemas.Source, value []byte, now int64) outcome {
 			return outcome{orders: true}
 		}
 	}
-	if len(p.subs) > 0 {
+	p.owed = p.owed[:0]
+	if p.past && !addressed {
+		p.owedTo(src.Time, typ)
+	}
+	if len(p.subs)+len(p.owed) > 0 {
 		if reason := p.collect(src, typ, rest, now); reason != "" {
 			return outcome{reason: reason}
 		}
@@ -126,7 +136,7 @@ func (p *pass) event(src *schemas.Source, value []byte, now int64) outcome {
 	return outcome{}
 }
 
-// collect makes the tasks of an event for all of subs, or of none: then it says why the event is undecodable.
+// collect makes the tasks of an event for all of subs and owed, or of none: then it says why the event is undecodable.
 func (p *pass) collect(src *schemas.Source, typ *schemas.EventType, rest []byte, now int64) (reason string) {
 	p.render.load(p.lastReader, &p.meta, typ, rest)
 	for _, l := range p.subs {
@@ -134,10 +144,16 @@ func (p *pass) collect(src *schemas.Source, typ *schemas.EventType, rest []byte,
 			return reasonOf(err)
 		}
 	}
+	for _, o := range p.owed {
+		if _, err := p.render.body(formatOf(o.sub.Format)); err != nil {
+			return reasonOf(err)
+		}
+	}
 	p.prepare(src, typ, now)
 	for _, l := range p.subs {
 		p.add(l)
 	}
+	p.addOwed(src, typ, now)
 	return ""
 }
 

@@ -464,3 +464,27 @@ func TestAnOrderThatNothingWillComeOfIsTakenAway(t *testing.T) {
 		}
 	})
 }
+
+// "To now" means where the logs end, not a time: a clock that is a little behind, or the millisecond in which the order is made, must not leave an event out.
+func TestAReplayWithoutAnEndHasAllThatWasAcceptedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		w.subscribe("sub_1", "c_a", FormatStandard, "*")
+		w.start(nil)
+		w.deliver()
+		later(time.Minute)
+		for range 3 {
+			w.publish("booking.creation", "c_a") // in virtual time nothing passes until the order is made
+		}
+		plan, err := PlanReplay(w.ctx, w.client, w.table, DefaultConfig(), ReplayDraft{Subscription: "sub_1"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := w.startReplay(ReplayDraft{Subscription: "sub_1"})
+		w.publish("booking.creation", "c_a")
+		counted := w.startReplay(plan.Draft) // what was counted, whatever came since
+		if p, q := w.over(o.ID), w.over(counted.ID); plan.Tasks != 3 || p.Matched != 3 || q.Matched != 3 {
+			t.Errorf("planned %d, replayed %d, and as counted %d, want 3", plan.Tasks, p.Matched, q.Matched)
+		}
+	})
+}

@@ -24,7 +24,8 @@ type ReplayDraft struct {
 	Subscription string
 	Company      string // every active subscription of the company (those of company "*" are not meant)
 	All          bool   // every active subscription, each with the events of its company
-	// From and To bound the append times: From is in, To is out. A zero From is the earliest event that is left, a zero To is now.
+	// From and To bound the append times: From is in, To is out. A zero From is the earliest event that is left; a zero To bounds no time: the range ends where
+	// the logs end, so that every event is in it that was accepted before.
 	From, To time.Time
 	// Begins and Ends bound offsets, for the partitions that they name. If there are any, only those partitions are scanned. Both bounds hold: a
 	// partition with an offset of its own is narrowed by From and To as well, where these are set.
@@ -37,7 +38,8 @@ type ReplayDraft struct {
 
 // ReplayPlan is what a replay would do: a dry run.
 type ReplayPlan struct {
-	Draft         ReplayDraft // with its times filled in
+	Draft         ReplayDraft // such that StartReplay takes exactly what was counted
+	To            time.Time   // of the draft, or when it was counted
 	Subscriptions int         // active ones that it is for
 	LeftOut       int         // paused and disabled ones of the company, or of all
 	Scanned       int64       // records in the range
@@ -109,16 +111,21 @@ func (d *ReplayDraft) check(c *kafka.Client, table *subscriptions.Table) error {
 	}
 	d.Events = events
 	now := c.BrokerNow()
-	if d.To.IsZero() {
-		d.To = now
-	}
 	if d.To.After(now.Add(time.Second)) {
 		return replayErrorf(CodeReplayRange, "the replay is to end at %s, which lies ahead: what comes from now on is delivered anyway", d.To.UTC().Format(time.RFC3339))
 	}
-	if !d.From.Before(d.To) {
-		return replayErrorf(CodeReplayRange, "the replay is to begin at %s and to end at %s, which is not later", d.From.UTC().Format(time.RFC3339), d.To.UTC().Format(time.RFC3339))
+	if to := d.end(now); !d.From.Before(to) {
+		return replayErrorf(CodeReplayRange, "the replay is to begin at %s and to end at %s, which is not later", d.From.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339))
 	}
 	return d.checkWho(table)
+}
+
+// end is To, or now.
+func (d *ReplayDraft) end(now time.Time) time.Time {
+	if d.To.IsZero() {
+		return now
+	}
+	return d.To
 }
 
 // checkWho says whether there is somebody to replay to.
@@ -158,7 +165,10 @@ func (d *ReplayDraft) count(table *subscriptions.Table) (active, out int) {
 // order makes the order of a checked draft, with the offsets of its range. gone: retention has removed the beginning of it.
 func (d *ReplayDraft) order(ctx context.Context, c *kafka.Client) (o *schemas.Replay, gone bool, err error) {
 	o = &schemas.Replay{ID: newReplayID(), Kind: schemas.ReplayReplay, Subscription: d.Subscription, Company: d.Company, State: schemas.ReplayRunning,
-		CreatedAt: time.Now().UnixMilli(), Events: d.Events, Entity: d.Entity, EventID: d.EventID, To: d.To.UnixMilli(), Rate: d.Rate}
+		CreatedAt: time.Now().UnixMilli(), Events: d.Events, Entity: d.Entity, EventID: d.EventID, Rate: d.Rate}
+	if !d.To.IsZero() {
+		o.To = d.To.UnixMilli()
+	}
 	if !d.From.IsZero() {
 		o.From = max(1, d.From.UnixMilli())
 	}
@@ -202,7 +212,11 @@ func (d *ReplayDraft) reach(ctx context.Context, c *kafka.Client, topic string, 
 			return nil, nil, nil, err
 		}
 	}
-	ends, err = c.Offsets(ctx, topic, d.To.Add(replayMargin).UnixMilli()) // of a time that no record has reached: the end
+	to := int64(kafka.Latest)
+	if !d.To.IsZero() {
+		to = d.To.Add(replayMargin).UnixMilli() // of a time that no record has reached: the end
+	}
+	ends, err = c.Offsets(ctx, topic, to)
 	return starts, begins, ends, err
 }
 
@@ -215,10 +229,14 @@ func PlanReplay(ctx context.Context, c *kafka.Client, table *subscriptions.Table
 	if err != nil {
 		return nil, err
 	}
-	plan := &ReplayPlan{Draft: d, Gone: gone}
+	plan := &ReplayPlan{Draft: d, To: d.end(c.BrokerNow()), Gone: gone}
 	plan.Subscriptions, plan.LeftOut = d.count(table)
 	if len(o.Ends) == 0 {
+		plan.Draft.To = plan.To
 		return plan, nil
+	}
+	if d.To.IsZero() {
+		plan.Draft.Begins, plan.Draft.Ends = o.Begins, o.Ends
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -236,7 +254,7 @@ func PlanReplay(ctx context.Context, c *kafka.Client, table *subscriptions.Table
 
 // choiceOf is the choice of a replay.
 func choiceOf(s *shared, o *schemas.Replay, table *subscriptions.Table) *choice {
-	c := &choice{order: o, company: o.Company, from: o.From, to: o.To}
+	c := &choice{order: o, company: o.Company, from: o.From, to: cmp.Or(o.To, math.MaxInt64)}
 	if o.Subscription != "" {
 		c.sub, _ = table.Get(o.Subscription)
 		c.company = c.sub.Company

@@ -21,7 +21,7 @@ import (
 
 // A reroute sends undecodable records through again, after the reason is gone: a schema was registered, a release knows a newer one. It is a
 // record in `replays`; whoever owns a partition of `undecodable` works off its part of it, up to the end that the record names. A record goes
-// through with the coordinates and the append time of the event it was, so it is matched by the spans of that time, and its tasks have the
+// through with the coordinates and the append time of the event it was, so it is matched by the spans of that time (past.go), and its tasks have the
 // ids that they would have had: sending a record through twice adds nothing that the marks do not drop.
 //
 // Death between two steps: tasks appended, progress not written yet: the next owner sends those records through again, under the same ids.
@@ -37,7 +37,9 @@ type rerouter struct {
 }
 
 func newRerouter(r *Router) *rerouter {
-	return &rerouter{r: r, pass: newPass(&r.shared), kick: make(chan struct{}, 1)}
+	w := &rerouter{r: r, pass: newPass(&r.shared), kick: make(chan struct{}, 1)}
+	w.pass.past = true
+	return w
 }
 
 // wake makes run look for work.

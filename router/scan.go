@@ -350,7 +350,7 @@ func (s *scanning) record(src *schemas.Source, rec *kafka.Record, now time.Time)
 	if typ == nil || len(s.pass.subs) == 0 {
 		return 0, 0
 	}
-	s.pass.to, s.pass.replay, s.pass.lane = s.pass.topics.Replay, replay, schemas.LaneKind(s.c.order.Kind)
+	s.pass.way = way{to: s.pass.topics.Replay, lane: schemas.LaneKind(s.c.order.Kind), replay: replay}
 	if replay == "" {
 		s.pass.lane = schemas.LaneLive
 	}

@@ -5,7 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -32,7 +34,22 @@ func TestEveryEventIsRoutedByItsSpanOnly(t *testing.T) {
 		seed := *firstSeed + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { newSchedule(t, seed).run() })
+			synctest.Test(t, func(t *testing.T) { newSchedule(t, seed, true).run(time.Minute) })
+		})
+	}
+}
+
+// The same on a real broker, with its own rebalances and its own clock, in real time: some minutes, however many run side by side.
+func TestEveryEventIsRoutedByItsSpanOnARealKafka(t *testing.T) {
+	n, _ := strconv.Atoi(os.Getenv("HOOKFERRY_TEST_SCHEDULES"))
+	if n == 0 || os.Getenv("HOOKFERRY_TEST_KAFKA") == "" {
+		t.Skip("takes minutes: make schedules")
+	}
+	for i := range n {
+		seed := *firstSeed + uint64(i)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			newSchedule(t, seed, false).run(30 * time.Second)
 		})
 	}
 }
@@ -64,15 +81,18 @@ type livingRouter struct {
 	kill func()
 }
 
-func newSchedule(t *testing.T, seed uint64) *schedule {
-	w := newWorld(t, true, func(c *kafka.Config) { c.Partitions = 2; c.SessionTimeout = 6 * time.Second })
+func newSchedule(t *testing.T, seed uint64, virtual bool) *schedule {
+	w := newWorld(t, virtual, func(c *kafka.Config) { c.Partitions = 2; c.SessionTimeout = 6 * time.Second })
+	if !virtual {
+		w.ctx = t.Context()
+	}
 	w.rng = rand.New(rand.NewPCG(seed, 7))
 	return &schedule{world: w, rng: rand.New(rand.NewPCG(seed, 8))}
 }
 
 // slow makes the broker take its time with what is produced, in half of the worlds: then there is nearly always something at hand.
 func (x *schedule) slow() {
-	if x.rng.IntN(2) == 0 {
+	if x.broker == nil || x.rng.IntN(2) == 0 {
 		return
 	}
 	most := 1 + x.rng.IntN(400)
@@ -92,10 +112,11 @@ func (x *schedule) slow() {
 	})
 }
 
-func (x *schedule) run() {
+// run lets a schedule live for once to two and a half times that long, then come to rest, and checks it.
+func (x *schedule) run(d time.Duration) {
 	x.slow()
 	x.join()
-	until := time.Now().Add(time.Duration(60+x.rng.IntN(90)) * time.Second)
+	until := time.Now().Add(d + time.Duration(x.rng.Int64N(int64(d)*3/2)))
 	for time.Now().Before(until) {
 		later(time.Duration(x.rng.IntN(900)) * time.Millisecond)
 		switch n := x.rng.IntN(100); {
@@ -326,8 +347,6 @@ func (x *schedule) check() {
 		if owed[id] == "" {
 			x.t.Errorf("nobody owes %s of %s to %s (lane %s, order %q)", task.EventID, task.EventType, task.Subscription, task.Lane, task.Replay)
 		}
-	}
-	if x.t.Failed() {
 	}
 	x.checkOrder(inOrder)
 	if testing.Verbose() {

@@ -18,7 +18,7 @@ var owed = strings.Fields(`
 	redirects-followed redirect-is-delivered body-unbounded send-without-the-lease stale-table reset-to-the-end reset-to-the-start
 	commit-metadata-ignored shared-connection-pool wait-inside-the-partition jitter-by-die overlap-within-an-entity new-webhook-id-per-try
 	re-marshal-after-signing early-2xx-accepted undecodable-skipped non-contiguous-commit company-predicate-missing secret-in-a-log-line
-	wall-clock-for-durations tombstone-at-once egress-check-at-admission-only only-the-first-dns-answer`)
+	wall-clock-for-durations tombstone-at-once egress-check-at-admission-only only-the-first-dns-answer replay-ids-equal-to-live-ones`)
 
 // A change of the code that a mutant no longer fits must be seen with the change, not with the next run of all mutants.
 func TestEveryMutantFitsTheCodeAndNamesATestThatExists(t *testing.T) {

@@ -2,6 +2,7 @@ package rig
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -366,6 +367,19 @@ func (d *Deployment) service(ctx context.Context, name, command string) error {
 		return fmt.Errorf("%s ended before it was ready: %s", name, log[max(0, len(log)-2000):])
 	}
 	return errors.Join(err, ctx.Err())
+}
+
+// Hookferry runs a command of the command line to its end and gives what it printed.
+func (d *Deployment) Hookferry(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, d.bin, append(args, "--config", d.cfg)...)
+	cmd.Env = append(os.Environ(), d.settings...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("hookferry %s: %w: %s%s", strings.Join(args, " "), err, out, said.String())
+	}
+	return string(out), err
 }
 
 // port is where a service listens, the same one each time.

@@ -91,6 +91,7 @@ func NewFarm() (*Farm, error) {
 		json.NewEncoder(w).Encode(f.Ledger(r.FormValue("prefix")))
 	})
 	mux.HandleFunc("/body", func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(f.lastBody()) })
+	mux.HandleFunc("/seen", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, f.seen(r.FormValue("prefix"))) })
 	mux.HandleFunc("/stats", func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(f.Stats(r.FormValue("prefix")))
 	})
@@ -125,6 +126,20 @@ func (f *Farm) Ledger(prefix string) map[string][]Entry {
 		}
 	}
 	return out
+}
+
+// seen counts the requests to the receivers whose name starts with prefix, those that failed among them.
+func (f *Farm) seen(prefix string) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, l := range f.names {
+		if strings.HasPrefix(name, prefix) {
+			l.mu.Lock()
+			n += len(l.entries)
+			l.mu.Unlock()
+		}
+	}
+	return n
 }
 
 // Stats is the short form of a ledger: how many came, how many twice, and how long after they were due.

@@ -49,6 +49,13 @@ func (c *FarmClient) Count() int64 {
 	return v
 }
 
+// Seen is how many requests the receivers whose name starts with prefix have got since the last Reset, without a ledger file; -1 if the farm does not answer.
+func (c *FarmClient) Seen(prefix string) int {
+	n := -1
+	c.ask("/seen?prefix="+url.QueryEscape(prefix), &n)
+	return n
+}
+
 // Stats and Ledger: see Farm.
 func (c *FarmClient) Stats(prefix string) (s Stats, err error) {
 	return s, c.ask("/stats?prefix="+url.QueryEscape(prefix), &s)

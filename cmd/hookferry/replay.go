@@ -92,7 +92,7 @@ func (f *replayFlags) take(t *subscriptions.Table, names kafka.Names, now time.T
 			d.From = time.Time{}
 		}
 	}
-	if f.to != "now" { // which is for the brokers' clock to say
+	if f.to != "now" { // which is where the logs end
 		if d.To, err = parseWhen("to", f.to, now); err != nil {
 			return d, err
 		}
@@ -258,7 +258,7 @@ type planTopicView struct {
 }
 
 func (a *app) showPlan(p *router.ReplayPlan) error {
-	v := planView{To: p.Draft.To.UTC(), Subscriptions: p.Subscriptions, LeftOut: p.LeftOut, Scanned: p.Scanned, Matched: p.Matched, Tasks: p.Tasks, Bytes: p.Bytes,
+	v := planView{To: p.To.UTC(), Subscriptions: p.Subscriptions, LeftOut: p.LeftOut, Scanned: p.Scanned, Matched: p.Matched, Tasks: p.Tasks, Bytes: p.Bytes,
 		Undecodable: p.Undecodable, Seconds: p.Time.Seconds(), Gone: p.Gone, Topics: []planTopicView{}}
 	if !p.Draft.From.IsZero() {
 		from := p.Draft.From.UTC()

@@ -42,9 +42,12 @@ func replayViewOf(o *schemas.Replay) replayView {
 		from := milli(o.From)
 		v.From = &from
 	}
-	if o.To != 0 {
+	switch {
+	case o.To != 0:
 		to := milli(o.To)
 		v.To = &to
+	case o.Kind == schemas.ReplayReplay: // it ends where the logs ended
+		v.To = &v.CreatedAt
 	}
 	return v
 }
