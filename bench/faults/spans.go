@@ -235,7 +235,7 @@ func (r *spansRun) others(ctx context.Context) error {
 }
 
 func (r *spansRun) redrive(ctx context.Context) error {
-	_, err := r.w.d.Hookferry(ctx, "dead", "redrive", "--subscription", r.sub("/sick").id, "--yes")
+	_, err := r.w.d.Hookferry(ctx, "dead", "redrive", "--subscription", r.sub("/sick").id)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.count["redrive"]++
