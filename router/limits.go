@@ -143,17 +143,18 @@ type bucket struct {
 	at     time.Time
 }
 
-// look fills the bucket and says when the next task may go: 0 means now. Who finds it empty comes back when it is half full, because each coming costs a fetch.
+// look fills the bucket and says when the next task may go: 0 means now. Who finds it empty comes back when there is some for him: each coming costs a fetch,
+// and what comes in one piece stands before what is live.
 func (b *bucket) look(perSecond float64, now time.Time) time.Duration {
-	most := max(1, perSecond)
+	some := max(1, min(perSecond/2, max(perSecond/20, 25)))
 	if b.at.IsZero() {
-		b.tokens = most / 2
+		b.tokens = some
 	} else {
-		b.tokens = min(most, b.tokens+perSecond*now.Sub(b.at).Seconds())
+		b.tokens = min(max(1, perSecond), b.tokens+perSecond*now.Sub(b.at).Seconds())
 	}
 	b.at = now
 	if b.tokens >= 1 {
 		return 0
 	}
-	return time.Duration((max(1, most/2) - b.tokens) / perSecond * float64(time.Second))
+	return time.Duration((some - b.tokens) / perSecond * float64(time.Second))
 }

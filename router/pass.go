@@ -13,13 +13,19 @@ import (
 	"github.com/hookferry/hookferry/schemas"
 )
 
-// flushBytes is how many bytes of tasks a pass collects before it writes them: the most that one produce request should carry.
-const flushBytes = 8 << 20
+const (
+	// flushBytes is how many bytes of tasks a pass collects before it writes them: the most that one produce request should carry.
+	flushBytes = 8 << 20
+	// pastFlushBytes is the same for what is routed again: a request of megabytes would hold up those of the live path in the broker.
+	pastFlushBytes = 512 << 10
+)
 
 // pass turns events into tasks. It owns every buffer of that way and one goroutine uses it: the live path has one, the reroute another. Between two
 // flushes it only collects; nothing is written before flush.
 type pass struct {
 	*shared
+	appender *kafka.Appender
+	most     int // bytes of tasks before it is time to flush
 
 	render renderer
 	meta   schemas.Meta
@@ -60,7 +66,8 @@ type shared struct {
 	table    *subscriptions.Table
 	schemas  *resolver
 	types    map[string]*schemas.EventType
-	appender *kafka.Appender
+	appender *kafka.Appender // of the live path
+	past     *kafka.Appender // of replays and reroutes: an appender has one request at a time, and theirs must not stand before a live one
 	topics   kafka.Names
 	entities map[string]string // of a topic
 	counts   map[string]int    // partitions of a topic
@@ -71,7 +78,14 @@ type shared struct {
 }
 
 func newPass(s *shared) *pass {
-	return &pass{shared: s, names: map[string][]byte{}, way: way{to: s.topics.Retry, lane: schemas.LaneLive}}
+	return &pass{shared: s, appender: s.appender, most: flushBytes, names: map[string][]byte{}, way: way{to: s.topics.Retry, lane: schemas.LaneLive}}
+}
+
+// newPastPass is a pass for what is routed again.
+func newPastPass(s *shared) *pass {
+	p := newPass(s)
+	p.appender, p.most = s.past, pastFlushBytes
+	return p
 }
 
 // outcome is what became of one event: its tasks are collected (the zero value, also if nobody wants it), it is undecodable for a
@@ -234,7 +248,7 @@ func (p *pass) undecodable(tp kafka.TP, rec *kafka.Record, reason string) {
 }
 
 // full says that it is time to flush.
-func (p *pass) full() bool { return p.tasks.Size() > flushBytes || p.bad.Size() > flushBytes }
+func (p *pass) full() bool { return p.tasks.Size() > p.most || p.bad.Size() > p.most }
 
 // flush writes the tasks, then the undecodable records. Of an error it says which of the two failed; then nothing that was
 // collected may be counted as done, and what is routed again gets the same ids.

@@ -101,7 +101,7 @@ func (y *replayer) run(ctx context.Context) {
 
 // worker takes turns until ctx ends.
 func (y *replayer) worker(ctx context.Context) {
-	pass := newPass(&y.r.shared)
+	pass := newPastPass(&y.r.shared)
 	for ctx.Err() == nil {
 		w, wait := y.take()
 		if w != nil {
@@ -306,7 +306,7 @@ func (y *replayer) write(ctx context.Context, o *schemas.Replay) error {
 	if err := fault.Before(fault.ReplayClose); err != nil {
 		return err
 	}
-	_, err := y.r.appender.Append(ctx, &out)
+	_, err := y.r.past.Append(ctx, &out)
 	if err = fault.After(fault.ReplayClose, err); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ import (
 //
 // Death between two steps: tasks appended, progress not written yet: the next owner sends those records through again, under the same ids.
 //
-// It has nothing to do with the live path but the table and the appender: a reroute that waits for the registry delays no event.
+// It has nothing to do with the live path but the table: a reroute that waits for the registry delays no event.
 
 // rerouter works off the reroutes of the partitions of `undecodable` that this process owns. run owns the pass.
 type rerouter struct {
@@ -37,7 +37,7 @@ type rerouter struct {
 }
 
 func newRerouter(r *Router) *rerouter {
-	w := &rerouter{r: r, pass: newPass(&r.shared), kick: make(chan struct{}, 1)}
+	w := &rerouter{r: r, pass: newPastPass(&r.shared), kick: make(chan struct{}, 1)}
 	w.pass.past = true
 	return w
 }
@@ -257,7 +257,7 @@ func (w *rerouter) save(ctx context.Context, p *progress, end int64) error {
 	if err := fault.Before(fault.RerouteProgress); err != nil {
 		return err
 	}
-	_, err := w.r.appender.Append(ctx, &w.out)
+	_, err := w.r.past.Append(ctx, &w.out)
 	if err = fault.After(fault.RerouteProgress, err); err != nil {
 		return err
 	}

@@ -106,7 +106,8 @@ func New(cfg Config, d Deps) (*Router, error) {
 
 // newShared makes what passes share, without a resolver.
 func newShared(cfg Config, c *kafka.Client, table *subscriptions.Table, m *metrics, log *zap.Logger) *shared {
-	s := &shared{cfg: cfg, table: table, types: eventTypes(), appender: c.NewAppender(kafka.AppenderConfig{Compression: kafka.Lz4}), topics: c.Topics(),
+	lz4 := kafka.AppenderConfig{Compression: kafka.Lz4}
+	s := &shared{cfg: cfg, table: table, types: eventTypes(), appender: c.NewAppender(lz4), past: c.NewAppender(lz4), topics: c.Topics(),
 		entities: map[string]string{}, counts: map[string]int{}, metrics: m, log: log}
 	for entity, topic := range s.topics.Events {
 		s.entities[topic] = entity

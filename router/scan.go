@@ -220,9 +220,9 @@ func (s *scanning) scan(ctx context.Context) error {
 		return nil
 	}
 	s.until = time.Now().Add(replayTurn)
-	cfg := s.y.r.cfg
+	most, each := s.fetchBytes()
 	f := s.y.r.kafka.NewFetcher(kafka.FetchConfig{
-		MaxBytes: int32(max(cfg.FetchBytes/2, cfg.PartitionBytes)), PartitionBytes: int32(cfg.PartitionBytes), Empty: true, MaxWait: 100 * time.Millisecond,
+		MaxBytes: int32(most), PartitionBytes: int32(each), Empty: true, MaxWait: 100 * time.Millisecond,
 		OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true },
 		Full:       func(tp kafka.TP) bool { return s.parts[tp].halted.Load() },
 	})
@@ -236,6 +236,15 @@ func (s *scanning) scan(ctx context.Context) error {
 		return errors.Join(err, ctx.Err())
 	}
 	return s.save(ctx, true)
+}
+
+// fetchBytes says how much to ask for. Who has a rate comes often for little, and reads again what he could not take.
+func (s *scanning) fetchBytes() (most, ofPartition int) {
+	cfg := s.y.r.cfg
+	if s.c.order.Rate > 0 || s.c.sub != nil && s.c.sub.ReplayRate > 0 {
+		return min(1<<20, cfg.FetchBytes), min(128<<10, cfg.PartitionBytes)
+	}
+	return max(cfg.FetchBytes/2, cfg.PartitionBytes), cfg.PartitionBytes
 }
 
 // handle takes one answer: all its tasks are durable, and then its progress, before the next one is looked at.
@@ -509,7 +518,7 @@ func (y *replayer) note(ctx context.Context, o *schemas.Replay, through bool, li
 	}
 	err := fault.Before(fault.ReplayProgress)
 	if err == nil {
-		_, err = y.r.appender.Append(ctx, &out)
+		_, err = y.r.past.Append(ctx, &out)
 		err = fault.After(fault.ReplayProgress, err)
 	}
 	if err != nil {
