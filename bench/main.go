@@ -31,6 +31,7 @@ func main() {
 	out := flag.String("json", "", "also write the figures to this file")
 	keep := flag.String("dir", "", "work in this directory and keep it (default: a temporary one)")
 	only := flag.String("only", "", "comma-separated phases: fan1,fan10,latency,hang,replay (default all)")
+	rate := flag.Float64("replay-rate", 2000, "tasks a second of the replay that has a rate")
 	profiles := flag.String("profiles", "", "take processor profiles of router and deliverer at the sustained rates into this directory; costs some of the rate")
 	farm := flag.Bool("farm", false, "be the farm of receivers (started by the bench itself)")
 	flag.Parse()
@@ -43,7 +44,7 @@ func main() {
 		}
 		return
 	}
-	b := &bench{profiles: *profiles, report: report{Machine: machine(), At: time.Now().UTC().Format(time.RFC3339)}, measure: 10 * time.Second, latency: 15 * time.Second, bare: 4 * time.Second, replayed: 100_000}
+	b := &bench{profiles: *profiles, report: report{Machine: machine(), At: time.Now().UTC().Format(time.RFC3339)}, measure: 10 * time.Second, latency: 15 * time.Second, bare: 4 * time.Second, replayed: 100_000, replayRate: *rate}
 	if *quick {
 		b.measure, b.latency, b.bare, b.replayed = 4*time.Second, 4*time.Second, 2*time.Second, 10_000
 	}

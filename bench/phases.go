@@ -21,6 +21,7 @@ type bench struct {
 	report                 report
 	measure, latency, bare time.Duration
 	replayed               int // events of a replay
+	replayRate             float64
 	d                      *rig.Deployment
 	farm                   *rig.FarmClient
 	body                   []byte

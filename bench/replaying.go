@@ -17,6 +17,7 @@ type Replayed struct {
 	Alone, Beside       Latency
 	Ratio               float64
 	Took                time.Duration
+	Cores               map[string]float64 // how many each process used meanwhile
 	Killed              bool // the router was, in the middle
 	Missing, Duplicates int  // of the replay
 }
@@ -36,10 +37,6 @@ func (b *bench) replaying(ctx context.Context) error {
 	if err := b.delivered("rep", b.replayed); err != nil {
 		return err
 	}
-	alone, err := b.open(ctx, "one", "one", replayLive)
-	if err != nil {
-		return err
-	}
 	live, err := b.d.Publisher(companiesOf("one"))
 	if err != nil {
 		return err
@@ -47,8 +44,11 @@ func (b *bench) replaying(ctx context.Context) error {
 	if _, err := live.Open(ctx, int(replayLive), replayLive); err != nil { // connections
 		return err
 	}
-	for _, r := range []Replayed{{Rate: 2000}, {}, {Killed: true}} {
-		r.Events, r.Alone = b.replayed, alone
+	for _, r := range []Replayed{{Rate: b.replayRate}, {}, {Killed: true}} {
+		r.Events = b.replayed
+		if r.Alone, err = b.open(ctx, "one", "one", replayLive); err != nil { // each time anew: a broker is faster the longer it runs
+			return err
+		}
 		if err := b.beside(ctx, live, &r); err != nil {
 			return err
 		}
@@ -88,9 +88,13 @@ func (b *bench) beside(ctx context.Context, live *rig.Publisher, r *Replayed) er
 		r.Took = time.Since(began)
 		ended <- err
 	}()
-	n := int(replayLive * b.latency.Seconds())
+	n, at, cpu := int(replayLive*b.latency.Seconds()), time.Now(), b.d.CPU()
 	if _, err := live.Open(ctx, n, replayLive); err != nil {
 		return err
+	}
+	r.Cores = map[string]float64{}
+	for name, used := range b.d.CPU() {
+		r.Cores[name] = (used - cpu[name]).Seconds() / time.Since(at).Seconds()
 	}
 	lost := <-ended
 	if err := b.delivered("one", n); err != nil {
@@ -118,7 +122,7 @@ func (b *bench) beside(ctx context.Context, live *rig.Publisher, r *Replayed) er
 
 // delivered waits until the receivers whose name begins with prefix have got so many.
 func (b *bench) delivered(prefix string, n int) error {
-	return rig.Until(3*time.Minute, fmt.Sprintf("%d arrive at %s", n, prefix), func() bool {
+	return rig.Until(15*time.Minute, fmt.Sprintf("%d arrive at %s", n, prefix), func() bool {
 		time.Sleep(100 * time.Millisecond) // counting costs the farm something
 		return b.farm.Seen(prefix) >= n
 	})
