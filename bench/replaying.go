@@ -18,8 +18,8 @@ type Replayed struct {
 	Ratio               float64
 	Took                time.Duration
 	Cores               map[string]float64 // how many each process used meanwhile
-	Killed              bool // the router was, in the middle
-	Missing, Duplicates int  // of the replay
+	Killed              bool               // the router was, in the middle
+	Missing, Duplicates int                // of the replay
 }
 
 // replaying publishes events of one company and replays them beside live load of others: at a rate, as fast as it goes, and while the router is killed.
