@@ -16,7 +16,7 @@ var scenarios = []scenario{
 	{name: "redis-flush", what: "FLUSHALL every second", brokers: 1, act: flushRedis, noRepeat: true, check: lateAfterHealing(15)},
 	{name: "redis-stop", what: "Redis gone for 20 s", brokers: 1, act: stopRedis, noRepeat: true, check: lateAfterHealing(1)},
 	{name: "receivers", what: "no fault of ours: receivers that fail, stall, reset, drip, answer early, redirect, are gone", act: nothing, paths: everyKind, noRepeat: true,
-		events: 400, rate: 40, rest: 2 * time.Minute, from: formShort},
+		events: 400, rate: 40, rest: 2 * time.Minute, from: formMiddle},
 	{name: "kill-leader", what: "three brokers, kill -9 one that leads, start it again", brokers: 3, act: killBroker, noRepeat: true,
 		check: lateAfterHealing(1), from: formMiddle},
 }
