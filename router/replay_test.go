@@ -488,3 +488,27 @@ func TestAReplayWithoutAnEndHasAllThatWasAcceptedBefore(t *testing.T) {
 		}
 	})
 }
+
+// What comes in one piece stands before what is live, in the broker and in a deliverer: a rate is never spent by more than a twentieth of a second at once, and
+// over a minute it is kept all the same.
+func TestARateComesInSmallPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, perSecond := range []float64{0.5, 10, 2000, 20_000} {
+			var b bucket
+			total, most := 0.0, 0.0
+			for began := time.Now(); time.Since(began) < time.Minute; {
+				piece := 0.0
+				wait := b.look(perSecond, time.Now())
+				for ; wait == 0; wait = b.look(perSecond, time.Now()) {
+					b.tokens--
+					piece++
+				}
+				total, most = total+piece, max(most, piece)
+				later(wait + time.Microsecond)
+			}
+			if most > max(25, perSecond/19) || total < 59*perSecond || total > 61*perSecond+2 {
+				t.Errorf("%v/s: %v in a minute, %v at once", perSecond, total, most)
+			}
+		}
+	})
+}

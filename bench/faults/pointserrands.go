@@ -342,6 +342,8 @@ func (r *pointRun) twice(ctx context.Context, args ...string) error {
 	select {
 	case <-p.Done():
 		return p.Err()
+	case <-time.After(pointReach):
+		return fmt.Errorf("%s does not end when it is given again", strings.Join(args, " "))
 	case <-ctx.Done():
 		return ctx.Err()
 	}

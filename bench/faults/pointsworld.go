@@ -239,6 +239,14 @@ func (r *pointRegistry) register(id int, text string) {
 }
 
 func (r *pointRegistry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if q.Method == http.MethodPost { // a command registers what it publishes
+		var in struct{ Schema string }
+		json.NewDecoder(q.Body).Decode(&in)
+		id := r.next()
+		r.register(id, in.Schema)
+		json.NewEncoder(w).Encode(map[string]int{"id": id})
+		return
+	}
 	id, err := strconv.Atoi(strings.TrimPrefix(q.URL.Path, "/schemas/ids/"))
 	r.mu.Lock()
 	text, known := r.text[id]

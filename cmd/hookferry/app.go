@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/secrets"
 	"github.com/hookferry/hookferry/internal/subscriptions"
+	"github.com/hookferry/hookferry/producer"
 )
 
 // app is what every command shares. Each part is made when first asked for, and close ends them in reverse. Not safe for concurrent use: a command asks
@@ -299,4 +301,18 @@ func (a *app) interactive() bool { return isTerminal(a.in) && isTerminal(a.errOu
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// registryWait is how long a command tries to register its schemas. A service waits for its registry for as long as it takes; whoever gave a command does not.
+var registryWait = 15 * time.Second
+
+// producerOver makes a producer for a command.
+func producerOver(ctx context.Context, client *kafka.Client, cfg producer.Config) (*producer.Producer, error) {
+	bounded, cancel := context.WithTimeout(ctx, registryWait)
+	defer cancel()
+	p, err := producer.Over(bounded, client, cfg)
+	if errors.Is(err, kafka.ErrRegistryDown) && ctx.Err() == nil {
+		return nil, &refusal{"registry_unreachable", fmt.Sprintf("nothing was published: %v (is kafka.registry.url right?)", err)}
+	}
+	return p, err
 }

@@ -71,7 +71,7 @@ func (o *publishOptions) run(ctx context.Context, a *app, files []string) error 
 	if o.sample > 0 {
 		cfg.Entities = entitiesOf(types)
 	}
-	p, err := producer.Over(ctx, client, cfg)
+	p, err := producerOver(ctx, client, cfg)
 	if err != nil {
 		return err
 	}

@@ -357,7 +357,7 @@ func (s *snapshotPublisher) publish(ctx context.Context, ev schemas.Event) error
 	if p == nil {
 		cfg := producer.DefaultConfig()
 		cfg.Entities = []string{ev.EntityName()}
-		p, err = producer.Over(ctx, s.client, cfg)
+		p, err = producerOver(ctx, s.client, cfg)
 	}
 	s.made <- p
 	if err != nil {

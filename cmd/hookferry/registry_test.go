@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -104,5 +105,27 @@ func TestSchemasAreRegisteredOnceAndChecked(t *testing.T) {
 	var rows []registered
 	if json.Unmarshal([]byte(out), &rows) != nil || codeOf(err) != "schema_incompatible" || *rows[0].Compatible || len(rows[0].Why) == 0 || !*rows[1].Compatible {
 		t.Errorf("check of a schema that may not follow: %v\n%s", err, out)
+	}
+}
+
+// A command that registers what it publishes ends when the registry does not answer, and says what it could not reach.
+func TestPublishingEndsWhenTheRegistryDoesNotAnswer(t *testing.T) {
+	registryWait = 300 * time.Millisecond
+	t.Cleanup(func() { registryWait = 15 * time.Second })
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	t.Cleanup(server.Close)
+	a, _, _ := publishApp(t, "")
+	cfg := a.client.Config()
+	cfg.Registry.URL = server.URL
+	client, err := kafka.Open(cfg, kafka.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	a.client = client
+	began := time.Now()
+	err = execute(t, publishCommand(a), "--sample", "1")
+	if took := time.Since(began); codeOf(err) != "registry_unreachable" || !strings.Contains(err.Error(), "503") || took > 10*time.Second {
+		t.Errorf("after %v: %v", took, err)
 	}
 }
