@@ -94,7 +94,9 @@ func (b *bench) beside(ctx context.Context, live *rig.Publisher, r *Replayed) er
 	}
 	r.Cores = map[string]float64{}
 	for name, used := range b.d.CPU() {
-		r.Cores[name] = (used - cpu[name]).Seconds() / time.Since(at).Seconds()
+		if used >= cpu[name] { // else it was started anew
+			r.Cores[name] = (used - cpu[name]).Seconds() / time.Since(at).Seconds()
+		}
 	}
 	lost := <-ended
 	if err := b.delivered("one", n); err != nil {
