@@ -179,7 +179,7 @@ func (w *Scratch) request(t *Target, task *schemas.Task, now time.Time) {
 	}
 	b = append(b, "\r\nwebhook-attempt: "...)
 	b = strconv.AppendInt(b, int64(max(task.Attempt, 1)), 10)
-	if task.Replay != "" && isTarget("/"+task.Replay) {
+	if task.Lane == schemas.LaneReplay && isTarget("/"+task.Replay) { // a catch-up brings what was never sent before
 		b = append(append(b, "\r\nwebhook-replay: "...), task.Replay...)
 	}
 	b = append(b, "\r\nContent-Length: "...)

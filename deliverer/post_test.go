@@ -38,7 +38,7 @@ func TestTheRequestOnTheWire(t *testing.T) {
 		spec.secrets = [][]byte{bytes.Repeat([]byte{1}, 32), testSecret}
 	})
 	p.task = testTask(`{"type":"booking.creation"}`)
-	p.task.Attempt, p.task.Replay, p.task.ContentType = 3, "rpl_1", "application/cloudevents+json; charset=UTF-8"
+	p.task.Attempt, p.task.Lane, p.task.Replay, p.task.ContentType = 3, schemas.LaneReplay, "rpl_1", "application/cloudevents+json; charset=UTF-8"
 	now := time.Unix(1700000000, 999)
 	p.sender.Post(p.target, p.w, &p.task, now, time.Now().Add(soon), &p.a)
 	id := schemas.WebhookID("sub_a", "evt-1")
@@ -54,8 +54,9 @@ func TestTheRequestOnTheWire(t *testing.T) {
 		p.a.Address != s.addr || p.a.Duration <= 0 || p.a.Failure != "" {
 		t.Errorf("%+v", p.a)
 	}
-	// The next second, the next task: nothing of the first may be left.
+	// The next second, the next task: nothing of the first may be left. What a catch-up brings comes for the first time, and is no replay.
 	p.task = testTask("{}")
+	p.task.Lane, p.task.Replay = schemas.LaneCatchUp, "rpl_2"
 	p.sender.Post(p.target, p.w, &p.task, now.Add(time.Second), time.Now().Add(soon), &p.a)
 	if got := s.head(1); strings.Contains(got, "replay") || !strings.Contains(got, "webhook-timestamp: 1700000001\r\n") ||
 		!strings.Contains(got, "webhook-attempt: 1\r\n") || s.conns.Load() != 1 {

@@ -57,9 +57,7 @@ type pointRun struct {
 	owed   map[string]map[string]bool     // receiver -> event ids
 	faults []Fault
 	closed map[string]time.Time // receivers at which nothing may arrive any more
-	// receivers that get by a catch-up what is owed to them
-	caughtUp map[string]bool
-	extra    []string // roles that are stopped at the end
+	extra  []string             // roles that are stopped at the end
 
 	log    string
 	dealt  chan error // closed when what was done to the carrier is over and mended
@@ -76,7 +74,7 @@ func (w *pointWorld) cell(ctx context.Context, c fault.Cell, e errand, nth int, 
 		w.stop(e.who)
 	}
 	r := &pointRun{pointWorld: w, Cell: c, errand: e, nth: nth, name: fmt.Sprintf("p%d-%d-%d", w.n, w.made, w.cells), rng: rand.New(rand.NewPCG(seed, uint64(w.n)<<32|uint64(w.cells))),
-		subs: map[string]*subscriptions.Live{}, owed: map[string]map[string]bool{}, closed: map[string]time.Time{}, caughtUp: map[string]bool{"ordered": true, "made": true}, dealt: make(chan error, 1)}
+		subs: map[string]*subscriptions.Live{}, owed: map[string]map[string]bool{}, closed: map[string]time.Time{}, dealt: make(chan error, 1)}
 	r.text = fmt.Sprintf("%s:%d", c, nth)
 	if e.also != "" {
 		r.text = e.also + "," + r.text
@@ -363,7 +361,7 @@ func (r *pointRun) deliveries() (got map[string]map[string][]delivery, strange [
 		if !q.Delivered() {
 			continue
 		}
-		if id := q.Header.Get("webhook-replay"); id != "" && !r.caughtUp[kind] { // a replay has books of its own; a catch-up is owed like any event
+		if id := q.Header.Get("webhook-replay"); id != "" { // a replay has books of its own; what a catch-up brings is owed like any event
 			kind = inReplay(kind, id)
 		}
 		if got[kind] == nil {

@@ -502,7 +502,7 @@ func created(ctx context.Context, r *pointRun) error {
 
 // resumeByCommand publishes while a subscription is paused, and resumes it by a command that is hurt.
 func resumeByCommand(ctx context.Context, r *pointRun) error {
-	id := r.catchesUp("ok")
+	id := r.subs["ok"].ID
 	if _, err := r.writer.Pause(ctx, id, "errand"); err != nil {
 		return err
 	}
@@ -512,17 +512,9 @@ func resumeByCommand(ctx context.Context, r *pointRun) error {
 	return r.twice(ctx, "subscriptions", "resume", id)
 }
 
-// catchesUp says that a receiver gets by a catch-up what is owed to it, and gives its subscription.
-func (r *pointRun) catchesUp(kind string) (id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.caughtUp[kind] = true
-	return r.subs[kind].ID
-}
-
 // pauseByCommand pauses a subscription by a command that is hurt, publishes, and resumes it.
 func pauseByCommand(ctx context.Context, r *pointRun) error {
-	id := r.catchesUp("ok")
+	id := r.subs["ok"].ID
 	if err := r.twice(ctx, "subscriptions", "pause", id); err != nil {
 		return err
 	}

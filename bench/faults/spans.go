@@ -306,23 +306,12 @@ func (r *spansRun) verify(ctx context.Context) error {
 	return nil
 }
 
-// all requests that were answered well. What a catch-up sends names it as what a replay sends does; here the two are told apart: a catch-up's are nobody's copies.
-func (r *spansRun) all() []request {
-	out := slices.Clone(r.sick.all())
-	for i := range out {
-		if !slices.ContainsFunc(r.replays, func(p spanReplay) bool { return p.id == out[i].replay }) {
-			out[i].replay = ""
-		}
-	}
-	return out
-}
-
 // missing lists what was surely owed and has not come.
 func (r *spansRun) missing() (out []string, owed int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	came := map[string]bool{}
-	for _, g := range r.all() {
+	for _, g := range r.sick.all() {
 		came[g.path+" "+g.replay+" "+g.id] = true
 	}
 	look := func(path, replay, subscription string, e *spanEvent) {
@@ -366,14 +355,14 @@ func (r *spansRun) wrong() (out []string, copies int) {
 	}
 	before := map[string]request{}
 	last := map[string]int{} // by ordered subscription and entity
-	for _, g := range r.all() {
+	for _, g := range r.sick.all() {
 		i, known := events[g.path+" "+g.id]
 		if !known {
 			out = append(out, fmt.Sprintf("%s came to %s and nobody published it for it", g.id, g.path))
 			continue
 		}
 		e := &r.sent[i]
-		if g.replay != "" && e.from.After(ended[g.replay]) {
+		if end, known := ended[g.replay]; g.replay != "" && (!known || e.from.After(end)) {
 			out = append(out, fmt.Sprintf("%s came to %s by the replay %q, which does not mean it", e.id, g.path, g.replay))
 		}
 		key := g.path + " " + g.replay + " " + g.id
