@@ -11,12 +11,14 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -388,7 +390,7 @@ func TestMarksThatRedisDidNotTakeAreOwed(t *testing.T) {
 	})
 }
 
-// A Redis that stops in the middle of a batch: the batch is over with the budget, and what it had answered is not half believed.
+// A Redis that stops in the middle of a batch: the batch is over with the budget and the patience of a link that was well, and what it had answered is not half believed.
 func TestASlowAnswerIsNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMarks(t, RedisConfig{Addr: "redis:6379", Budget: 50 * time.Millisecond, Dial: func(context.Context, string, string) (net.Conn, error) {
@@ -414,7 +416,7 @@ func TestASlowAnswerIsNoAnswer(t *testing.T) {
 		if open := m.Seen(context.Background(), []Mark{{ids[0], 0, 1}, {ids[1], 0, 1}}, got); !open || got[0] || got[1] {
 			t.Errorf("open %v, seen %v", open, got)
 		}
-		if took := time.Since(start); took != 50*time.Millisecond {
+		if took := time.Since(start); took != (1+patience)*50*time.Millisecond {
 			t.Errorf("took %s", took)
 		}
 	})
@@ -564,4 +566,65 @@ func TestLookingUpAndMarkingAllocateNothing(t *testing.T) {
 	}
 	_ = got
 	runtime.KeepAlive(b)
+}
+
+// A machine that is busy for a tenth of a second is no Redis that is gone: what is marked must not be sent again for that. But a Redis that stays slow is not waited
+// for over and over.
+func TestALinkThatWasWellWaitsForALateAnswerOnceInAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mini := miniredis.NewMiniRedis()
+		defer mini.Close()
+		var late atomic.Int64 // of every answer
+		m := newMarks(t, RedisConfig{Addr: "redis:6379", Budget: 50 * time.Millisecond, Dial: func(context.Context, string, string) (net.Conn, error) {
+			up, err := mini.Dial()
+			if err != nil {
+				return nil, err
+			}
+			c, near := net.Pipe()
+			go func() { io.Copy(up, near); up.Close() }()
+			go func() {
+				b := make([]byte, 4096)
+				for {
+					n, err := up.Read(b)
+					if err != nil {
+						near.Close()
+						return
+					}
+					pass(time.Duration(late.Load()))
+					if _, err := near.Write(b[:n]); err != nil {
+						return
+					}
+				}
+			}()
+			return c, nil
+		}})
+		mark := []Mark{{taskIDs(1)[0], 0, 1}}
+		set(t, m, mark...)
+		if !seen(t, m, mark...)[0] {
+			t.Fatal("the mark is not there")
+		}
+		got := make([]bool, 1)
+		for range 3 {
+			late.Store(int64(120 * time.Millisecond))
+			if open := m.Seen(context.Background(), mark, got); open || !got[0] {
+				t.Error("an answer that came after 120 ms was not waited for")
+			}
+			late.Store(0)
+			pass(patienceEach + time.Second)
+		}
+		late.Store(int64(time.Second))
+		spent := time.Duration(0)
+		for began := time.Now(); time.Since(began) < 4*time.Second; pass(10 * time.Millisecond) {
+			call := time.Now()
+			if !m.Seen(context.Background(), mark, got) {
+				t.Fatal("an answer that comes after a second was waited for")
+			}
+			spent += time.Since(call)
+		}
+		if spent > (patience+1)*50*time.Millisecond+500*time.Millisecond {
+			t.Errorf("%v of 4 s were spent with waiting", spent)
+		}
+		m.Close()
+		pass(5 * time.Second) // what is late yet
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -22,6 +23,9 @@ import (
 //
 // After a failure the connection is closed, since nobody knows which answers are still on their way, and nothing is tried for a while: 100 ms, doubling
 // to 2 s. So a Redis that is gone costs the senders one budget now and then, not one a batch.
+//
+// A budget that runs out does not say that Redis is gone: on a busy machine this process, or Redis, is not given the processor for as long, and the answer lies there.
+// To go on without marks then is to send again what is marked. So a link that was well waits longer, once in a while.
 type link struct {
 	cfg    RedisConfig
 	secure *tls.Config // nil: plain text
@@ -38,6 +42,8 @@ type link struct {
 	retryAt time.Time
 	dialled chan net.Conn // what dial brings, nil for a failure; nil while no dial is under way
 
+	patientAt time.Time // when it last waited longer
+
 	stop   context.Context
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
@@ -47,6 +53,9 @@ const (
 	firstWait = 100 * time.Millisecond
 	mostWait  = 2 * time.Second
 	dialWait  = 2 * time.Second
+	// A link that was well waits for patience more budgets, at most every patienceEach.
+	patience     = 4
+	patienceEach = 5 * time.Second
 	// asyncWrite is the size from which a batch is written beside the reading of its answers: a proxy in between may stop taking commands while nobody
 	// takes its answers. A connection without a kernel buffer (net.Pipe) needs it always.
 	asyncWrite = 64 << 10
@@ -96,7 +105,10 @@ func (l *link) do(ctx context.Context, build func([]byte) (b []byte, commands in
 	l.turn <- struct{}{}
 	defer func() { <-l.turn }()
 	if !time.Now().Before(deadline) {
-		return errRedisBudget // a queue of batches must not add up its waits; Redis itself is not to blame
+		if l.conn == nil || ctx.Err() != nil {
+			return errRedisBudget // a queue of batches must not add up its waits; Redis itself is not to blame
+		}
+		deadline = time.Now().Add(l.cfg.Budget) // the one before was answered in the end: so may this one be
 	}
 	if err := l.connect(deadline); err != nil {
 		return err
@@ -203,8 +215,26 @@ func (l *link) take(c net.Conn) error {
 		return err
 	}
 	l.conn = c
-	l.replies.br.Reset(c)
+	l.replies.br.Reset(patient{c, l})
 	return nil
+}
+
+// patient is the reading side of a connection that may wait longer than its deadline says.
+type patient struct {
+	net.Conn
+	l *link
+}
+
+func (p patient) Read(b []byte) (int, error) {
+	n, err := p.Conn.Read(b)
+	if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || p.l.wait != 0 || time.Since(p.l.patientAt) < patienceEach {
+		return n, err
+	}
+	p.l.patientAt = time.Now()
+	if err := p.SetReadDeadline(p.l.patientAt.Add(patience * p.l.cfg.Budget)); err != nil {
+		return 0, err
+	}
+	return p.Conn.Read(b)
 }
 
 // dial connects, secures and logs in. It has more time than a batch, since a handshake takes several round trips.
