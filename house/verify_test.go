@@ -247,21 +247,21 @@ func (w *life) poison() {
 // awaitAttempts waits until the subscription has so many attempts of a verdict, durably.
 func (w *life) awaitAttempts(v schemas.Verdict, n int) {
 	w.d.t.Helper()
-	ctx, enough := context.WithCancel(w.d.ctx)
-	defer enough()
-	count := func(*schemas.Attempt) {
-		if n--; n == 0 {
-			enough()
+	f := deliverer.AttemptFilter{Subscription: w.l.ID, Verdict: v}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		have := 0
+		w.d.must(deliverer.ReadAttempts(w.d.ctx, w.d.kafka, f, nil, func(*schemas.Attempt) { have++ }))
+		if have >= n {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-w.d.ctx.Done():
+			w.d.t.Fatalf("%d attempts of the verdict %s, want %d", have, v, n)
 		}
 	}
-	f := deliverer.AttemptFilter{Subscription: w.l.ID, Verdict: v}
-	w.d.must(deliverer.ReadAttempts(w.d.ctx, w.d.kafka, f, nil, count))
-	for n > 0 && w.d.ctx.Err() == nil { // what came between the two readings is read by the next
-		again := n
-		w.d.must(deliverer.FollowAttempts(ctx, w.d.kafka, f, count))
-		n = min(n, again)
-	}
-	w.d.must(w.d.ctx.Err())
 }
 
 // idle waits until the routers have committed all events.
