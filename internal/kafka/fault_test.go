@@ -47,6 +47,7 @@ type cutConn struct {
 	left int // bytes of the present request still to be written
 	head []byte
 	lose bool
+	deaf bool // what deafTo said when the request began
 }
 
 // Write follows the frames: a length, then the api key.
@@ -64,13 +65,14 @@ func (k *cutConn) Write(b []byte) (int, error) {
 			k.head = k.head[:0]
 			n64, _ := k.c.seen.LoadOrStore(api, new(atomic.Int64))
 			n64.(*atomic.Int64).Add(1)
+			k.deaf = k.c.deafTo.Load() // before it is asked: what lose does may let the test go on, and change it
 			k.lose = k.c.lose != nil && k.c.lose(api)
 		}
 		n := min(k.left, len(rest))
 		k.left -= n
 		rest = rest[n:]
 	}
-	if k.lose && k.c.deafTo.Load() {
+	if k.lose && k.deaf {
 		k.Conn.Close()
 		return len(b), nil
 	}
