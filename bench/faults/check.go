@@ -43,7 +43,6 @@ const (
 	StopCont      FaultKind = "SIGSTOP, SIGCONT"  // of a deliverer: as a kill, if it lasted longer than the lease
 	StopDeliverer FaultKind = "SIGTERM deliverer" // may repeat what it cut because it took longer than the grace
 	RedisLost     FaultKind = "Redis lost marks"  // may repeat nothing by itself; beside a kill, what the marks would have held back
-	RedisUnheard  FaultKind = "Redis not heard"   // nothing was done to it: a deliverer says that it got no answer in time, as on a machine too busy; as RedisLost
 	KafkaFault    FaultKind = "Kafka"             // may repeat nothing; beside a kill, it keeps commits from being made
 	Dependency    FaultKind = "dependency"        // Redis or the registry slow, silent or wrong, with nothing lost: may repeat nothing, and ends nothing
 	Other         FaultKind = "other"             // may repeat nothing
@@ -385,7 +384,7 @@ func (c *checker) whole(name string, q *rig.Request) (skip bool) {
 // process says whether anything was done to a process between two moments.
 func (c *checker) process(from, to int64) bool {
 	for _, f := range c.r.Faults {
-		if f.Kind != RedisLost && f.Kind != RedisUnheard && f.Kind != KafkaFault && f.Kind != Dependency && f.Start.UnixNano() <= to && f.End.UnixNano() >= from {
+		if f.Kind != RedisLost && f.Kind != KafkaFault && f.Kind != Dependency && f.Start.UnixNano() <= to && f.End.UnixNano() >= from {
 			return true
 		}
 	}
@@ -531,11 +530,6 @@ func explain(r *Run, before, q *rig.Request) string {
 				return "a router died while Redis lost its marks"
 			}
 			continue
-		case f.Kind == KillRouter && beside(r, f, RedisUnheard, marksTerm):
-			if end.After(f.Start.Add(-marksTerm)) {
-				return "a router died, and Redis was not heard in time"
-			}
-			continue
 		default:
 			continue
 		}
@@ -546,8 +540,6 @@ func explain(r *Run, before, q *rig.Request) string {
 			return "ended within the commit interval before a " + string(f.Kind)
 		case end.After(f.Start.Add(-marksTerm)) && beside(r, f, RedisLost, marksTerm):
 			return "Redis lost its marks beside a " + string(f.Kind)
-		case end.After(f.Start.Add(-marksTerm)) && beside(r, f, RedisUnheard, marksTerm):
-			return "Redis was not heard in time beside a " + string(f.Kind)
 		case kafkaHeld(r, f, end):
 			return "Kafka took no commit before a " + string(f.Kind)
 		}

@@ -134,7 +134,6 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 		}, "unexplained duplicate"},
 		"twice beside another fault":             {func(s *small) { s.deliver(0, 0, 0, 1, 1500*time.Millisecond); s.fault(KafkaFault, "", 0, 9*sec) }, "unexplained duplicate"},
 		"twice, Redis lost its marks alone":      {func(s *small) { s.deliver(0, 0, 0, 1, 3*sec); s.fault(RedisLost, "", 0, 2*sec) }, "unexplained duplicate"},
-		"twice, Redis was not heard alone":       {func(s *small) { s.deliver(0, 0, 0, 1, 3*sec); s.fault(RedisUnheard, "", 0, 2*sec) }, "unexplained duplicate"},
 		"twice, a router was killed":             {func(s *small) { s.deliver(0, 0, 0, 1, 3*sec); s.fault(KillRouter, "router", sec, 2*sec) }, "unexplained duplicate"},
 		"twice, stalled for less than the lease": {func(s *small) { s.deliver(0, 0, 0, 1, 9*sec); s.fault(StopCont, "deliverer-1", sec, 4*sec) }, "unexplained duplicate"},
 		"twice, a router was stalled":            {func(s *small) { s.deliver(0, 0, 0, 1, 29*sec); s.fault(StopCont, "router", sec, 20*sec) }, "unexplained duplicate"},
@@ -283,11 +282,6 @@ func TestCheckAllowsWhatThePromisesAllow(t *testing.T) {
 			s.fault(RedisLost, "", 5*sec, 5*sec)
 			s.fault(KillRouter, "", 6*sec, 6*sec)
 		}, explainedAs("router")},
-		"a router's death while a deliverer does not hear Redis": {func(s *small) {
-			s.deliver(0, 0, 0, 1, 9*sec)
-			s.fault(KillRouter, "", 5*sec, 5*sec)
-			s.fault(RedisUnheard, "deliverer-1", 8*sec, 9*sec)
-		}, explainedAs("not heard")},
 		"a kill while Kafka takes no commits": {func(s *small) {
 			s.deliver(0, 0, 0, 1, 19*sec)
 			s.fault(KafkaFault, "", 1500*time.Millisecond, 12*sec)

@@ -51,18 +51,6 @@ var least = map[form]struct{ kills, enumerated, deliveries int }{
 // must be explained like any other.
 const mostRepeated = 0.005
 
-// mostRepeatedInShort is the same for the short form, which has too few kills for a share: what one kill repeats is what its process had sent within some 50 ms, and
-// at the top of a backlog that is 600 of its 100,000 deliveries.
-const mostRepeatedInShort = 0.02
-
-// repeated is how much a form allows.
-func (f form) repeated() float64 {
-	if f == formShort {
-		return mostRepeatedInShort
-	}
-	return mostRepeated
-}
-
 // tally adds up what the scenarios came to.
 type tally struct {
 	ran, failed int
@@ -124,8 +112,8 @@ func (t *tally) missed(f form) (wrong []string) {
 	if n := t.beside.lost + t.places.lost + t.without.lost; n > 0 {
 		wrong = append(wrong, fmt.Sprintf("%d lost", n))
 	}
-	if t.beside.share() > f.repeated() {
-		wrong = append(wrong, fmt.Sprintf("%.3f %% duplicates beside kills under load, %.1f %% are allowed", 100*t.beside.share(), 100*f.repeated()))
+	if t.beside.share() > mostRepeated {
+		wrong = append(wrong, fmt.Sprintf("%.3f %% duplicates beside kills under load, %.1f %% are allowed", 100*t.beside.share(), 100*mostRepeated))
 	}
 	return wrong
 }

@@ -164,12 +164,6 @@ func TestAScenarioForbidsWhatItForbids(t *testing.T) {
 			t.Errorf("%+v: %v", c.s, wrong)
 		}
 	}
-	few := &world{form: formShort} // has too few kills for a share of a half per cent
-	for n, want := range map[int]int{20: 0, 21: 1} {
-		if _, wrong := (&scenario{maxDuplicates: mostRepeated}).judge(&Finding{Delivered: 1000, Duplicates: n}, few); len(wrong) != want {
-			t.Errorf("%d of 1000 in the short form: %v", n, wrong)
-		}
-	}
 }
 
 // Whoever kills under load is bound by how much a kill may repeat.

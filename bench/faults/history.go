@@ -64,9 +64,8 @@ func (s *scenario) judge(f *Finding, w *world) (told, wrong []string) {
 		wrong = append(wrong, "not one duplicate is allowed here")
 	}
 	if share := float64(f.Duplicates) / float64(max(f.Delivered, 1)); s.maxDuplicates > 0 {
-		most := max(s.maxDuplicates, w.form.repeated())
-		told = append(told, fmt.Sprintf("%.3f %% duplicates (goal <= %.1f %%)", 100*share, 100*most))
-		if share > most {
+		told = append(told, fmt.Sprintf("%.3f %% duplicates (goal <= %.1f %%)", 100*share, 100*s.maxDuplicates))
+		if share > s.maxDuplicates {
 			wrong = append(wrong, "too many duplicates")
 		}
 	}

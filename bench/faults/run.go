@@ -175,7 +175,6 @@ type stage struct {
 	subs  []rig.Subscription
 	owed  map[string]func(int) bool
 	marks *rig.Marks
-	began time.Time
 	warm  int // events that were sent before anything was done
 	had   map[string]rig.Resources
 }
@@ -268,7 +267,6 @@ func (r *runner) run(ctx context.Context, s *scenario) (err error) {
 // what they hold at the end.
 func (r *runner) begin(ctx context.Context, g *stage) (err error) {
 	w, d := g.w, g.w.d
-	g.began = time.Now()
 	w.dir = filepath.Join(d.Dir, fmt.Sprintf("run-%d-%s", r.runs, g.s.name))
 	if err := errors.Join(os.RemoveAll(w.dir), os.MkdirAll(w.dir, 0o700)); err != nil {
 		return err
@@ -391,9 +389,6 @@ func (g *stage) evidence(ctx context.Context) (*Run, error) {
 	}
 	if err := errors.Join(g.sent.Close(), w.d.Farm.Open("", false)); err != nil {
 		return nil, err
-	}
-	for _, f := range unheard(w.d.Dir, g.began) {
-		w.log(f)
 	}
 	w.mu.Lock()
 	run := &Run{Owed: g.owed, Receivers: map[string][]rig.Request{}, Faults: slices.Clone(w.faults), Paths: map[string]string{}, Lease: leaseOf(w.d.Settings()),
