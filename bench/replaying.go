@@ -59,7 +59,6 @@ func (b *bench) replaying(ctx context.Context) error {
 
 // beside runs one replay.
 func (b *bench) beside(ctx context.Context, live *rig.Publisher, r *Replayed) error {
-	time.Sleep(time.Second) // what came before has ended
 	if err := b.farm.Reset(); err != nil {
 		return err
 	}

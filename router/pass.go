@@ -66,8 +66,8 @@ type shared struct {
 	table    *subscriptions.Table
 	schemas  *resolver
 	types    map[string]*schemas.EventType
-	appender *kafka.Appender // of the live path
-	past     *kafka.Appender // of replays and reroutes: an appender has one request at a time, and theirs must not stand before a live one
+	liveOut  *kafka.Appender // of the live path
+	pastOut  *kafka.Appender // of replays and reroutes: an appender has one request at a time, and theirs must not stand before a live one
 	topics   kafka.Names
 	entities map[string]string // of a topic
 	counts   map[string]int    // partitions of a topic
@@ -78,13 +78,13 @@ type shared struct {
 }
 
 func newPass(s *shared) *pass {
-	return &pass{shared: s, appender: s.appender, most: flushBytes, names: map[string][]byte{}, way: way{to: s.topics.Retry, lane: schemas.LaneLive}}
+	return &pass{shared: s, appender: s.liveOut, most: flushBytes, names: map[string][]byte{}, way: way{to: s.topics.Retry, lane: schemas.LaneLive}}
 }
 
 // newPastPass is a pass for what is routed again.
 func newPastPass(s *shared) *pass {
 	p := newPass(s)
-	p.appender, p.most = s.past, pastFlushBytes
+	p.appender, p.most = s.pastOut, pastFlushBytes
 	return p
 }
 

@@ -17,14 +17,13 @@ type owing struct {
 
 // owedTo fills owed for an event that was appended at t (ms).
 func (p *pass) owedTo(t int64, typ *schemas.EventType) {
-	for _, company := range []string{string(p.meta.CompanyID), schemas.AnyCompany} {
-		for _, l := range p.table.Company(company) {
-			if order, ok := l.RoutedAs(t); ok && order != "" && subscriptions.Matches(l.Events, typ.Name) {
-				p.owed = append(p.owed, owing{l, order})
-			}
-		}
-		if company == schemas.AnyCompany {
-			return // a company of that name would be counted twice
+	subs := p.table.Company(string(p.meta.CompanyID))
+	if string(p.meta.CompanyID) != schemas.AnyCompany {
+		subs = append(subs, p.table.Company(schemas.AnyCompany)...)
+	}
+	for _, l := range subs {
+		if order, ok := l.RoutedAs(t); ok && order != "" && subscriptions.Matches(l.Events, typ.Name) {
+			p.owed = append(p.owed, owing{l, order})
 		}
 	}
 }
@@ -33,7 +32,7 @@ func (p *pass) owedTo(t int64, typ *schemas.EventType) {
 func (p *pass) addOwed(src *schemas.Source, typ *schemas.EventType, now int64) {
 	live := p.way
 	for _, o := range p.owed {
-		p.way = way{to: p.topics.Replay, lane: schemas.LaneKind(schemas.ReplayCatchUp), replay: o.order}
+		p.way = way{to: p.topics.Replay, lane: schemas.LaneCatchUp, replay: o.order}
 		if o.sub.Order == schemas.OrderEntity {
 			p.to = p.topics.Retry
 		}

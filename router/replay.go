@@ -306,7 +306,7 @@ func (y *replayer) write(ctx context.Context, o *schemas.Replay) error {
 	if err := fault.Before(fault.ReplayClose); err != nil {
 		return err
 	}
-	_, err := y.r.past.Append(ctx, &out)
+	_, err := y.r.pastOut.Append(ctx, &out)
 	if err = fault.After(fault.ReplayClose, err); err != nil {
 		return err
 	}

@@ -257,7 +257,7 @@ func (w *rerouter) save(ctx context.Context, p *progress, end int64) error {
 	if err := fault.Before(fault.RerouteProgress); err != nil {
 		return err
 	}
-	_, err := w.r.past.Append(ctx, &w.out)
+	_, err := w.r.pastOut.Append(ctx, &w.out)
 	if err = fault.After(fault.RerouteProgress, err); err != nil {
 		return err
 	}

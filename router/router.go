@@ -107,7 +107,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 // newShared makes what passes share, without a resolver.
 func newShared(cfg Config, c *kafka.Client, table *subscriptions.Table, m *metrics, log *zap.Logger) *shared {
 	lz4 := kafka.AppenderConfig{Compression: kafka.Lz4}
-	s := &shared{cfg: cfg, table: table, types: eventTypes(), appender: c.NewAppender(lz4), past: c.NewAppender(lz4), topics: c.Topics(),
+	s := &shared{cfg: cfg, table: table, types: eventTypes(), liveOut: c.NewAppender(lz4), pastOut: c.NewAppender(lz4), topics: c.Topics(),
 		entities: map[string]string{}, counts: map[string]int{}, metrics: m, log: log}
 	for entity, topic := range s.topics.Events {
 		s.entities[topic] = entity

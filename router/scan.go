@@ -518,7 +518,7 @@ func (y *replayer) note(ctx context.Context, o *schemas.Replay, through bool, li
 	}
 	err := fault.Before(fault.ReplayProgress)
 	if err == nil {
-		_, err = y.r.past.Append(ctx, &out)
+		_, err = y.r.pastOut.Append(ctx, &out)
 		err = fault.After(fault.ReplayProgress, err)
 	}
 	if err != nil {

@@ -34,8 +34,8 @@ type PartitionOffset struct {
 // Replay is an order for work over a stretch of the log. Whoever owns a partition of it does its part and notes it in a Progress.
 // Company, Reason, Events, Entity, EventID, TaskID, From and To narrow it; an empty one does not. Times are ms since 1970 UTC.
 //
-// A replay without To ends at its Ends. A catch-up has no To: it ends at the first cut "live" behind From, which stands in the subscription's record and is written after the order. Until it is,
-// the order waits; so who starts a subscription and dies on the way leaves an order that does nothing, and never a span that nobody works off.
+// A replay without To ends at its Ends. A catch-up has no To: it ends at the first cut "live" behind From, which stands in the subscription's record and is
+// written after the order. Until it is, the order waits; so who starts a subscription and dies on the way leaves an order that does nothing, and never a span that nobody works off.
 type Replay struct {
 	ID           string
 	Kind         string

@@ -272,16 +272,7 @@ func (r *editsRun) verify(ctx context.Context) error {
 	}
 	fmt.Printf("      edits: %v; %d events to %d subscriptions, %d of them deleted; %d deliveries surely owed, %d tasks dropped; missing %d, wrong %d\n",
 		r.count, len(r.sent), len(subs), len(r.gone), r.owed, dropped, len(missing), len(wrong))
-	for i, line := range append(missing, wrong...) {
-		if i == 10 {
-			break
-		}
-		fmt.Println("      " + line)
-	}
-	if len(missing)+len(wrong) > 0 {
-		return errors.New("edits: see above")
-	}
-	return nil
+	return brokenBy("edits", append(missing, wrong...))
 }
 
 // stray is how long after the edit that moved it a request came to the URL before; 0: it came where it belonged.

@@ -41,14 +41,26 @@ var hostileScenarios = []scenario{
 // openEgress lets subscriptions reach receivers that a scenario serves itself, beside the farm's port.
 const openEgress = "HOOKFERRY_EGRESS_PORTS"
 
-// catcher is a receiver in this process that answers 204 and remembers every request. A scenario has one where the farm's ledger says too little.
+// brokenBy prints the first of the lines that say what was broken; nil if there is none.
+func brokenBy(scenario string, lines []string) error {
+	for _, line := range lines[:min(10, len(lines))] {
+		fmt.Println("      " + line)
+	}
+	if len(lines) > 0 {
+		return errors.New(scenario + ": see above")
+	}
+	return nil
+}
+
+// catcher is a receiver in this process that answers 204 and remembers every request that it answered so. A scenario has one where the farm's ledger says too little.
 type catcher struct {
 	Addr   string
 	server *http.Server
 	done   chan struct{}
 
-	mu  sync.Mutex
-	got []caught
+	mu      sync.Mutex
+	got     []caught
+	refuses map[string]bool // paths that are answered 503
 }
 
 // caught is one request.
@@ -87,10 +99,27 @@ func (c *catcher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // half a request is none
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refuses[r.URL.Path] {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
 	c.got = append(c.got, caught{time.Now(), r.URL.Path, r.Header.Get("webhook-id"), r.Header, int(n), sum.Sum64()})
-	c.mu.Unlock()
 	w.WriteHeader(http.StatusNoContent)
 }
+
+// refuse makes a path be answered 503 from now on, or not.
+func (c *catcher) refuse(path string, yes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refuses == nil {
+		c.refuses = map[string]bool{}
+	}
+	c.refuses[path] = yes
+}
+
+// replay is the replay that a request belongs to; empty: none.
+func (g *caught) replay() string { return g.Headers.Get("webhook-replay") }
 
 // all that was caught so far.
 func (c *catcher) all() []caught {

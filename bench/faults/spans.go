@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +38,7 @@ type spansRun struct {
 	desk    *desk
 	company string
 	append  *kafka.Appender
-	sick    *sickReceiver
+	catcher *catcher
 
 	mu      sync.Mutex
 	sent    []spanEvent
@@ -74,10 +71,11 @@ func spansAct(ctx context.Context, w *world) error {
 	r := &spansRun{w: w, company: fmt.Sprintf("spans%d", time.Now().UnixNano()), append: w.d.Client().NewAppender(kafka.AppenderConfig{}), subs: map[string]*spanned{},
 		count: map[string]int{}}
 	var err error
-	if r.sick, err = startSick(); err != nil {
+	if r.catcher, err = startCatcher(); err != nil {
 		return err
 	}
-	defer r.sick.close()
+	defer r.catcher.close()
+	r.catcher.refuse("/sick", true)
 	if r.desk, err = openDesk(ctx, w); err != nil {
 		return err
 	}
@@ -156,7 +154,7 @@ func (r *spansRun) kills(ctx context.Context) error {
 }
 
 func (r *spansRun) create(ctx context.Context, path string, ordered bool, from int64, schedule []time.Duration) error {
-	d := subscriptions.Draft{Company: r.company, Name: strings.ReplaceAll(path[1:], "/", "-"), URL: "http://" + r.sick.addr + path, Events: []string{"booking.*"}, From: from, Schedule: schedule}
+	d := subscriptions.Draft{Company: r.company, Name: strings.ReplaceAll(path[1:], "/", "-"), URL: "http://" + r.catcher.Addr + path, Events: []string{"booking.*"}, From: from, Schedule: schedule}
 	if ordered {
 		d.Order = schemas.OrderEntity
 	}
@@ -225,7 +223,7 @@ func (r *spansRun) others(ctx context.Context) error {
 				return err
 			}
 		case 2:
-			r.sick.heal("/sick")
+			r.catcher.refuse("/sick", false)
 			if err := r.redrive(steady); err != nil {
 				return err
 			}
@@ -279,7 +277,7 @@ func (r *spansRun) replay(ctx context.Context, n int) error {
 
 // verify waits until what is owed has come, and compares.
 func (r *spansRun) verify(ctx context.Context) error {
-	r.sick.heal("/sick")
+	r.catcher.refuse("/sick", false)
 	if err := r.redrive(ctx); err != nil {
 		return err
 	}
@@ -294,16 +292,7 @@ func (r *spansRun) verify(ctx context.Context) error {
 	}
 	wrong, copies := r.wrong()
 	fmt.Printf("      spans: %v, %d events to %d subscriptions, %d deliveries surely owed; missing %d, duplicates %d, wrong %d\n", r.count, len(r.sent), len(r.subs), owed, len(missing), copies, len(wrong))
-	for i, line := range append(missing, wrong...) {
-		if i == 10 {
-			break
-		}
-		fmt.Println("      " + line)
-	}
-	if len(missing)+len(wrong) > 0 {
-		return errors.New("spans: see above")
-	}
-	return nil
+	return brokenBy("spans", append(missing, wrong...))
 }
 
 // missing lists what was surely owed and has not come.
@@ -311,8 +300,8 @@ func (r *spansRun) missing() (out []string, owed int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	came := map[string]bool{}
-	for _, g := range r.sick.all() {
-		came[g.path+" "+g.replay+" "+g.id] = true
+	for _, g := range r.catcher.all() {
+		came[g.Path+" "+g.replay()+" "+g.ID] = true
 	}
 	look := func(path, replay, subscription string, e *spanEvent) {
 		owed++
@@ -353,96 +342,34 @@ func (r *spansRun) wrong() (out []string, copies int) {
 	for _, p := range r.replays {
 		ended[p.id] = p.end
 	}
-	before := map[string]request{}
+	before := map[string]caught{}
 	last := map[string]int{} // by ordered subscription and entity
-	for _, g := range r.sick.all() {
-		i, known := events[g.path+" "+g.id]
+	for _, g := range r.catcher.all() {
+		i, known := events[g.Path+" "+g.ID]
 		if !known {
-			out = append(out, fmt.Sprintf("%s came to %s and nobody published it for it", g.id, g.path))
+			out = append(out, fmt.Sprintf("%s came to %s and nobody published it for it", g.ID, g.Path))
 			continue
 		}
 		e := &r.sent[i]
-		if end, known := ended[g.replay]; g.replay != "" && (!known || e.from.After(end)) {
-			out = append(out, fmt.Sprintf("%s came to %s by the replay %q, which does not mean it", e.id, g.path, g.replay))
+		if end, known := ended[g.replay()]; g.replay() != "" && (!known || e.from.After(end)) {
+			out = append(out, fmt.Sprintf("%s came to %s by the replay %q, which does not mean it", e.id, g.Path, g.replay()))
 		}
-		key := g.path + " " + g.replay + " " + g.id
+		key := g.Path + " " + g.replay() + " " + g.ID
 		if was, twice := before[key]; twice {
-			if copies++; explain(run, &rig.Request{At: was.at, Done: was.done}, &rig.Request{At: g.at}) == "" {
-				out = append(out, fmt.Sprintf("%s came to %s at %s and again at %s (replay %q)", e.id, g.path, rig.Clock(was.at), rig.Clock(g.at), g.replay))
+			if copies++; explain(run, &rig.Request{At: was.At.UnixNano(), Done: was.At.UnixNano()}, &rig.Request{At: g.At.UnixNano()}) == "" {
+				out = append(out, fmt.Sprintf("%s came to %s at %s and again at %s (replay %q)", e.id, g.Path, rig.Clock(was.At.UnixNano()), rig.Clock(g.At.UnixNano()), g.replay()))
 			}
 			before[key] = g
 			continue
 		}
 		before[key] = g
-		if s := r.subs[g.path]; s.ordered {
-			key := fmt.Sprint(g.path, " ", e.entity)
+		if s := r.subs[g.Path]; s.ordered {
+			key := fmt.Sprint(g.Path, " ", e.entity)
 			if at, ok := last[key]; ok && at > i {
-				out = append(out, fmt.Sprintf("%s: event %d of entity %d came at %s, behind event %d", g.path, i, e.entity, rig.Clock(g.at), at))
+				out = append(out, fmt.Sprintf("%s: event %d of entity %d came at %s, behind event %d", g.Path, i, e.entity, rig.Clock(g.At.UnixNano()), at))
 			}
 			last[key] = max(last[key], i)
 		}
 	}
 	return out, copies
-}
-
-// sickReceiver answers 503 below /sick until it is healed, 204 else, and remembers what it answered with 204.
-type sickReceiver struct {
-	addr   string
-	server *http.Server
-	done   chan struct{}
-
-	mu     sync.Mutex
-	healed map[string]bool
-	good   []request
-}
-
-type request struct {
-	at, done         int64 // UnixNano
-	path, id, replay string
-}
-
-func startSick() (*sickReceiver, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	s := &sickReceiver{addr: ln.Addr().String(), done: make(chan struct{}), healed: map[string]bool{}}
-	s.server = &http.Server{Handler: s}
-	go func() {
-		defer close(s.done)
-		s.server.Serve(ln)
-	}()
-	return s, nil
-}
-
-func (s *sickReceiver) close() {
-	s.server.Close()
-	<-s.done
-}
-
-func (s *sickReceiver) heal(path string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.healed[path] = true
-}
-
-func (s *sickReceiver) all() []request {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.good[:len(s.good):len(s.good)]
-}
-
-func (s *sickReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	at := time.Now().UnixNano()
-	if _, err := io.Copy(io.Discard, r.Body); err != nil {
-		return // half a request is none
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if strings.HasPrefix(r.URL.Path, "/sick") && !s.healed[r.URL.Path] {
-		w.WriteHeader(http.StatusServiceUnavailable)
-		return
-	}
-	s.good = append(s.good, request{at, time.Now().UnixNano(), r.URL.Path, r.Header.Get("webhook-id"), r.Header.Get("webhook-replay")})
-	w.WriteHeader(http.StatusNoContent)
 }

@@ -115,31 +115,28 @@ func (f *Farm) Close() {
 
 // Ledger returns what the receivers whose name starts with prefix have seen, by name.
 func (f *Farm) Ledger(prefix string) map[string][]Entry {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	out := map[string][]Entry{}
-	for n, l := range f.names {
-		if strings.HasPrefix(n, prefix) {
-			l.mu.Lock()
-			out[n] = slices.Clone(l.entries)
-			l.mu.Unlock()
-		}
-	}
+	f.each(prefix, func(name string, l *ledger) { out[name] = slices.Clone(l.entries) })
 	return out
 }
 
 // seen counts the requests to the receivers whose name starts with prefix, those that failed among them.
 func (f *Farm) seen(prefix string) (n int) {
+	f.each(prefix, func(_ string, l *ledger) { n += len(l.entries) })
+	return n
+}
+
+// each calls fn with the ledgers of the receivers whose name starts with prefix, locked.
+func (f *Farm) each(prefix string, fn func(name string, l *ledger)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for name, l := range f.names {
 		if strings.HasPrefix(name, prefix) {
 			l.mu.Lock()
-			n += len(l.entries)
+			fn(name, l)
 			l.mu.Unlock()
 		}
 	}
-	return n
 }
 
 // Stats is the short form of a ledger: how many came, how many twice, and how long after they were due.

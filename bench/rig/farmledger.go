@@ -14,7 +14,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -236,14 +235,6 @@ func (f *Farm) handleFiles(mux *http.ServeMux) {
 }
 
 func (f *Farm) distinct(prefix string) (n int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for name, l := range f.names {
-		if strings.HasPrefix(name, prefix) {
-			l.mu.Lock()
-			n += len(l.good)
-			l.mu.Unlock()
-		}
-	}
+	f.each(prefix, func(_ string, l *ledger) { n += len(l.good) })
 	return n
 }
