@@ -369,6 +369,18 @@ func (d *Deliverer) laneOf(id string, now time.Time) *lane {
 	return l
 }
 
+// openLane is laneOf, with the lane's mutex held and the lane not closed.
+func (d *Deliverer) openLane(id string, now time.Time) *lane {
+	l := d.laneOf(id, now)
+	l.mu.Lock()
+	for l.closed {
+		l.mu.Unlock()
+		l = d.laneOf(id, now)
+		l.mu.Lock()
+	}
+	return l
+}
+
 func (d *Deliverer) allLanes() []*lane {
 	d.lanesMu.RLock()
 	defer d.lanesMu.RUnlock()

@@ -75,7 +75,7 @@ func (l *lane) takePlace(it *item) {
 		l.order = newOrder(l.d.lines.bookOf(it.part.tp.Partition), true)
 	}
 	st := l.order.find(key, it.Source.Offset)
-	if st == nil && l.strict {
+	if st == nil && l.strict && opensPlace(&it.Task) {
 		st = l.order.enter(key, it.Source.Offset)
 	}
 	if st == nil || st.it != nil { // another event at the same place: its topic was made anew
@@ -106,7 +106,7 @@ func (l *lane) marked(it *item, now time.Time) {
 			l.order.remove(st)
 			l.advance(st.line, now)
 		}
-	case st != nil || l.strict:
+	case st != nil || l.strict && opensPlace(&it.Task):
 		if l.order == nil {
 			l.order = newOrder(l.d.lines.bookOf(it.part.tp.Partition), true)
 		}

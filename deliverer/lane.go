@@ -28,6 +28,7 @@ import (
 //	 │ a sender takes it, if the lease holds (lease.go, pressure.go)           │
 //	 │   subscription deleted ─────────────────────────────────────────────────┼──▶ dropped
 //	 │   subscription paused or disabled ──────────────────────────────────────┼──▶ dead: paused
+//	 │   what a pause has ended before it is not back in its line (resumed.go) ┼──▶ postponed
 //	 │   its replay cancelled, or paused ──────────────────────────────────────┼──▶ dropped, or postponed
 //	 │   POST, one deadline over everything (post.go); Judge (verdict.go)      │
 //	 └─────────────────────────────────────────────────────────────────────────┘
@@ -724,6 +725,8 @@ func (l *lane) endsUnsent(it *item, set *settings) bool {
 		it.out = outcome{verdict: schemas.VerdictDead, reason: schemas.ReasonTooLarge, started: now, detail: it.Last.Detail}
 	case set.live.State != schemas.StateActive:
 		it.out = outcome{verdict: schemas.VerdictDead, reason: schemas.ReasonPaused, started: now, detail: "the subscription is " + set.live.State}
+	case it.stand != nil && l.d.awaitsRedrive(set):
+		it.out = outcome{verdict: schemas.VerdictPostponed, reason: schemas.ReasonOrder, due: now.Add(l.d.tiers[0].Wait)}
 	default:
 		return false
 	}

@@ -145,17 +145,19 @@ func TestTheBooksOfLinesAddUp(t *testing.T) {
 
 func TestWhatHasAPlaceInALine(t *testing.T) {
 	for _, c := range []struct {
-		task schemas.Task
-		want bool
+		task       schemas.Task
+		may, opens bool
 	}{
-		{schemas.Task{EntityID: "e", Lane: schemas.LaneLive}, true},
-		{schemas.Task{EntityID: "e", Lane: schemas.LaneCatchUp, Replay: "rpl_1"}, true},
-		{schemas.Task{EntityID: "e", Lane: schemas.LaneReplay, Replay: "rpl_1"}, false},
-		{schemas.Task{EntityID: "e", Lane: schemas.LaneLive, Round: 1}, false},
-		{schemas.Task{Lane: schemas.LaneLive}, false},
+		{schemas.Task{EntityID: "e", Lane: schemas.LaneLive}, true, true},
+		{schemas.Task{EntityID: "e", Lane: schemas.LaneCatchUp, Replay: "rpl_1"}, true, true},
+		{schemas.Task{EntityID: "e", Lane: schemas.LaneReplay, Replay: "rpl_1"}, false, true},
+		{schemas.Task{EntityID: "e", Lane: schemas.LaneLive, Round: 1, Last: &schemas.LastAttempt{Reason: schemas.ReasonExhausted}}, true, false},
+		{schemas.Task{EntityID: "e", Lane: schemas.LaneLive, Round: 1}, true, false},
+		{schemas.Task{EntityID: "e", Lane: schemas.LaneLive, Round: 1, Last: &schemas.LastAttempt{Reason: schemas.ReasonPaused}}, true, true},
+		{schemas.Task{Lane: schemas.LaneLive}, false, true},
 	} {
-		if got := inLine(&c.task); got != c.want {
-			t.Errorf("%+v: %v", c.task, got)
+		if may, opens := inLine(&c.task), opensPlace(&c.task); may != c.may || opens != c.opens {
+			t.Errorf("%+v: may %v, opens %v", c.task, may, opens)
 		}
 	}
 }

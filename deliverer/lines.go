@@ -45,7 +45,7 @@ import (
 //	    has been read to where it ended when the partition was taken over (lineBook.gated).
 //
 // A hop from tier to tier writes no record: the member stands. A copy (the same task read twice) ends with the one in memory. A redrive is another round,
-// which has no place in lines.
+// which has no place in lines, but for what a pause ended (resumed.go): that becomes a member before its tier record, as any task that goes to a tier.
 //
 // Fences. An owner that was stopped (SIGSTOP) may write a member long after its partition went to another, and die before the tier's record: nothing would ever
 // come up for that member, and its entity would wait for ever. So whoever takes a partition over writes a fence with its epoch, reads up to it, and takes
@@ -598,13 +598,7 @@ func (ls *lines) install(gen *kafka.Generation, these map[int32]*loading) error 
 // member puts a loaded member into its line.
 func (ls *lines) member(line *schemas.Line, rec lineRecord, now time.Time) {
 	ls.used.Store(true)
-	l := ls.d.laneOf(line.Subscription, now)
-	l.mu.Lock()
-	for l.closed {
-		l.mu.Unlock()
-		l = ls.d.laneOf(line.Subscription, now)
-		l.mu.Lock()
-	}
+	l := ls.d.openLane(line.Subscription, now)
 	defer l.mu.Unlock()
 	l.orderNow(now)
 	if l.order == nil {
@@ -765,6 +759,33 @@ func (ls *lines) takeOrphans(b *lineBook) {
 	}
 }
 
+// putBack makes a task a member that the redrive of a pause puts into the smallest tier, if its subscription asks for order, and adds the record.
+func (ls *lines) putBack(own *part, t *schemas.Task, into *kafka.Records) {
+	if !inLine(t) || !opensPlace(t) || !ls.concern(t.Subscription) {
+		return
+	}
+	now := time.Now()
+	l := ls.d.openLane(t.Subscription, now)
+	defer l.mu.Unlock()
+	l.orderNow(now)
+	if !l.strict || own.lost.Load() {
+		return
+	}
+	if l.order == nil {
+		l.order = newOrder(ls.bookOf(own.tp.Partition), true)
+	}
+	st := l.order.enter(lineKey{t.Source.Topic, t.Source.Partition, t.EntityID}, t.Source.Offset)
+	if st.it != nil { // a copy of an earlier round, which ends in a moment: this one opens its place when it comes up
+		return
+	}
+	l.order.leave(st, t.Due)
+	l.order.prove(st) // its tier record is written next; should we die before, the successor reads the member unproven
+	rec := lineRecord{own.epoch, ls.number.Add(1)}
+	st.records = append(st.records, rec)
+	st.told = st.due
+	into.Add(kafka.TP{Topic: ls.d.topics.Lines, Partition: own.tp.Partition}, appendLineKey(nil, t.Subscription, st.line.key, st.offset, rec), nil, appendMember(nil, t.Subscription, st, rec))
+}
+
 // What follows is the flusher's part: the records of members in the order of every move. The books are held.
 
 // joins says whether an item's member record must be written before its tier record.
@@ -811,9 +832,15 @@ func (f *flusher) addLine(o *outlet, it *item, into *kafka.Records) {
 	}
 	st.records = append(st.records, rec)
 	st.told = st.due
-	f.buf = schemas.AppendLine(f.buf[:0], &schemas.Line{Epoch: rec.epoch, Subscription: it.Subscription, Entity: st.line.key.entity, Topic: st.line.key.topic,
-		Partition: st.line.key.partition, Offset: st.offset, Due: st.due})
+	f.buf = appendMember(f.buf[:0], it.Subscription, st, rec)
 	into.Add(o.tp, f.key, nil, f.buf)
+}
+
+// appendMember encodes a member's record.
+func appendMember(b []byte, subscription string, st *standing, rec lineRecord) []byte {
+	key := &st.line.key
+	return schemas.AppendLine(b, &schemas.Line{Epoch: rec.epoch, Subscription: subscription, Entity: key.entity, Topic: key.topic, Partition: key.partition,
+		Offset: st.offset, Due: st.due})
 }
 
 // goesOn says that an item's task has not ended with it.

@@ -22,10 +22,13 @@ type lineKey struct {
 	entity    string
 }
 
-// inLine says whether a task has a place in a line. A redriven one has not, since it had its end before; nor has a replay, which is a stretch of the log
-// that was sent before; nor what is about no entity.
-func inLine(t *schemas.Task) bool {
-	return t.Round == 0 && t.Lane != schemas.LaneReplay && t.EntityID != ""
+// inLine says whether a task may have a place in a line. A replay has none, which is a stretch of the log that was sent before; nor has what is about no entity.
+func inLine(t *schemas.Task) bool { return t.Lane != schemas.LaneReplay && t.EntityID != "" }
+
+// opensPlace says whether a task that may have a place gets one, if none is kept for it. A redriven one does not, since it had its end before: but for
+// what a pause has ended, which has waited like all that was published in it.
+func opensPlace(t *schemas.Task) bool {
+	return t.Round == 0 || t.Last != nil && t.Last.Reason == schemas.ReasonPaused
 }
 
 // where says what a standing task is doing.

@@ -26,6 +26,7 @@ import (
 //
 // What if the process dies
 //
+//	between the members in `lines` and the tier's records: the successor loads members for which nothing has come up. The letters stand, and get their tasks from it.
 //	between the tier's records and the markers: the successor writes the same tasks again, at most redriveBatch of them. They carry the same round, so
 //	    their marks in Redis and the rule that a lane holds a task once keep the copies apart. They come up within the same minute.
 //	between the markers and the progress record: the successor goes over the same letters, finds the markers, and writes nothing. The markers
@@ -310,10 +311,14 @@ var (
 	errNotOurs = errors.New("the partition belongs to another deliverer now")
 )
 
-// put takes out the letters that the order asks for: first their tasks go to the smallest tier, then the markers to `dead`.
+// put takes out the letters that the order asks for: their tasks go to the smallest tier, behind their members in `lines` where order is kept, and then
+// the markers go to `dead`.
 func (r *redriver) put(ctx context.Context, o *schemas.Replay, end int64, b *book, p *schemas.Progress, rs []kafka.Record) error {
 	t := r.choose(o, end, b, p, rs)
-	err := r.write(ctx, fault.RedriveTasks, &t.tasks)
+	err := r.write(ctx, fault.RedriveLines, &t.members)
+	if err == nil {
+		err = r.write(ctx, fault.RedriveTasks, &t.tasks)
+	}
 	if err == nil {
 		for _, key := range t.put {
 			b.written[key] = true
@@ -333,9 +338,9 @@ func (r *redriver) put(ctx context.Context, o *schemas.Replay, end int64, b *boo
 
 // takings are what comes of a batch of dead letters.
 type takings struct {
-	tasks, markers kafka.Records
-	fresh          []recentMark // letters that are entered in the book
-	put            []recentMark // of these, those whose task is among tasks
+	members, tasks, markers kafka.Records
+	fresh                   []recentMark // letters that are entered in the book
+	put                     []recentMark // of these, those whose task is among tasks
 }
 
 // choose makes the records for the letters that the order asks for and that stand, enters them in the book, and moves p on.
@@ -385,6 +390,7 @@ func (r *redriver) choose(o *schemas.Replay, end int64, b *book, p *schemas.Prog
 		out.put = append(out.put, key)
 		t.Round, t.Attempt, t.Due, t.Postponed, t.FirstTriedAt = t.Round+1, 1, now, 0, 0
 		t.Last = &schemas.LastAttempt{At: dead.At, Status: dead.Status, Reason: dead.Reason, Detail: dead.Detail}
+		r.d.lines.putBack(b.own, &t, &out.members)
 		buf = schemas.AppendTask(buf[:0], &t)
 		out.tasks.Add(tier, []byte(t.Subscription), nil, buf)
 	}
@@ -487,6 +493,6 @@ func (r *redriver) restate(ctx context.Context, o *schemas.Replay) error {
 	if _, err := r.d.appender.Append(bounded, &out); err != nil {
 		return err
 	}
-	r.d.replays.over(o.ID)
+	r.d.replays.over(o)
 	return nil
 }

@@ -30,8 +30,9 @@ type replays struct {
 	mu     sync.Mutex
 	orders map[string]*schemas.Replay // redrives, running or paused
 	done   map[redrivePart]schemas.Progress
-	unread map[kafka.TP]int64 // partitions that are not read to where they ended when we began, with those ends
-	ready  bool               // there are none
+	ended  map[string]struct{} // redrives of pauses that are over, for lanes that keep order (resumed.go); as many as there were pauses
+	unread map[kafka.TP]int64  // partitions that are not read to where they ended when we began, with those ends
+	ready  bool                // there are none
 
 	known   atomic.Bool                       // ready, for the lanes
 	stopped atomic.Pointer[map[string]string] // states of replays and catch-ups that may not be sent, by id; replaced, never changed
@@ -46,7 +47,7 @@ type redrivePart struct {
 const strangeMost = time.Hour
 
 func newReplays(d *Deliverer) *replays {
-	r := &replays{d: d, orders: map[string]*schemas.Replay{}, done: map[redrivePart]schemas.Progress{}}
+	r := &replays{d: d, orders: map[string]*schemas.Replay{}, done: map[redrivePart]schemas.Progress{}, ended: map[string]struct{}{}}
 	r.stopped.Store(&map[string]string{})
 	return r
 }
@@ -177,7 +178,7 @@ func (r *replays) noteOrder(rec *kafka.Record, stops map[string]string) bool {
 		r.orders[o.ID] = o
 		return true
 	case o.Kind == schemas.ReplayRedrive:
-		r.forget(o.ID)
+		r.end(o)
 	}
 	return false
 }
@@ -267,8 +268,28 @@ func (r *replays) saved(p *schemas.Progress) {
 }
 
 // over forgets a redrive that we have written as over.
-func (r *replays) over(id string) {
+func (r *replays) over(o *schemas.Replay) {
 	r.mu.Lock()
-	r.forget(id)
+	r.end(o)
 	r.mu.Unlock()
+}
+
+// end forgets a redrive that is over, but for that it was, if a pause ordered it. r.mu is held.
+func (r *replays) end(o *schemas.Replay) {
+	r.forget(o.ID)
+	if o.Cut != 0 {
+		r.ended[o.ID] = struct{}{}
+	}
+}
+
+// haveEnded says whether the redrives of pauses are known to be over.
+func (r *replays) haveEnded(ids []string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		if _, ok := r.ended[id]; !ok {
+			return false
+		}
+	}
+	return true
 }

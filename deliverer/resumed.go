@@ -31,6 +31,28 @@ import (
 // What another owner was writing when it lost the partition may land behind the marker. It is not lost by that: a task that ended as paused gets its mark
 // only while the lease holds (flusher.mark), so the new owner, who finds it unfinished, tries it.
 
+// Of a subscription that keeps order, what came up in a pause stands before all that was published later. So its lane sends nothing of a line until the redrives of its
+// pauses are over, and these give every letter its place in its line before they put it back (redriver.put). What comes up meanwhile is postponed.
+//
+//	5. the letters' members go to `lines`, their tasks to the smallest tier, the markers to `dead`
+//	6. the redrive is written as done
+//	7. lanes send
+//
+// Dying in 5, or between 5 and 6: the successor's lane waits as this one did, since it does not know the order to be over. It goes over the letters again as after any
+// redrive, and a member that stands gets its task, or finds it.
+
+// awaitsRedrive says that the subscription keeps order, and that what its pauses have ended may not be back in line.
+func (d *Deliverer) awaitsRedrive(set *settings) bool {
+	if len(set.redrives) == 0 || set.redriven.Load() {
+		return false
+	}
+	if !d.replays.haveEnded(set.redrives) {
+		return true
+	}
+	set.redriven.Store(true)
+	return false
+}
+
 // resumed says whether a redrive after a pause may begin. An order whose subscription is gone is taken back, by the owner of its partition.
 func (r *redriver) resumed(ctx context.Context, o *schemas.Replay) (bool, error) {
 	live, ok := r.d.table.Get(o.Subscription)

@@ -2,6 +2,7 @@ package deliverer
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/hookferry/hookferry/deliverer/egress"
@@ -16,6 +17,9 @@ type settings struct {
 	target   *Target
 	schedule []time.Duration
 	timeout  time.Duration
+	// redrives are those that a subscription which asks for order waits for (resumed.go); redriven: they are over, as is known for good.
+	redrives []string
+	redriven atomic.Bool
 
 	// Why no target could be made: what a try comes to instead.
 	err     error
@@ -79,6 +83,9 @@ func (d *Deliverer) readSettings(id string) *settings {
 	}
 	if live.State != schemas.StateActive {
 		return set
+	}
+	if live.Order == schemas.OrderEntity {
+		set.redrives = live.ResumedRedrives()
 	}
 	set.target, set.err = NewTarget(live, d.policy, d.userAgent)
 	if set.err == nil {

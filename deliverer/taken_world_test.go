@@ -225,10 +225,15 @@ func (w *world) behindAGate() (*run, *gate, *cord) {
 // become writes the next version of a subscription, in a state and with one more cut, as a pause or a resume does.
 func (w *world) become(s *subscriptions.Live, state, cut string) schemas.Cut {
 	w.t.Helper()
+	return w.becomeBy(s, state, schemas.Cut{Kind: cut})
+}
+
+func (w *world) becomeBy(s *subscriptions.Live, state string, c schemas.Cut) schemas.Cut {
+	w.t.Helper()
 	next := s.Subscription
 	next.Version++
 	next.State, next.UpdatedBy, next.UpdatedAt = state, "test", time.Now().UnixMilli()
-	c := schemas.Cut{At: time.Now().Add(2 * time.Second).UnixMilli(), Kind: cut}
+	c.At = time.Now().Add(2 * time.Second).UnixMilli()
 	next.Spans = append(slices.Clip(next.Spans), c)
 	s.Subscription = next
 	var r kafka.Records

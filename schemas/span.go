@@ -119,6 +119,24 @@ func (s *Subscription) CatchUpOver(o *Replay) bool {
 	return closed && !named
 }
 
+// ResumedRedrives are the redrives of those pauses of s that were resumed, each by a cut that names the pause's catch-up: both orders were written before
+// the record with that cut.
+func (s *Subscription) ResumedRedrives() (ids []string) {
+	from := int64(0)
+	for _, c := range s.Spans {
+		switch {
+		case c.Kind == CutPaused && from == 0:
+			from = c.At
+		case c.Kind == CutLive && from != 0:
+			if c.Reason != "" {
+				ids = append(ids, PausedRedriveID(s.ID, from))
+			}
+			from = 0
+		}
+	}
+	return ids
+}
+
 // PausedAt is the cut from which s has not been live since, 0: it is live, or never was.
 func (s *Subscription) PausedAt() int64 {
 	at := int64(0)

@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -136,6 +137,32 @@ func TestOnlyWhatTheLivePathRoutedBehindAPauseIsLeftToTheCatchUp(t *testing.T) {
 	} {
 		if got := s.CaughtUp(&c.task); got != c.want {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestTheRedrivesOfPausesThatWereResumed(t *testing.T) {
+	live := func(at int64, reason string) Cut { return Cut{At: at, Kind: CutLive, Reason: reason} }
+	paused := func(at int64) Cut { return Cut{At: at, Kind: CutPaused} }
+	for _, c := range []struct {
+		name  string
+		spans []Cut
+		want  []int64 // the cuts that their ids name
+	}{
+		{"never paused", []Cut{live(1, "rpl_backfill")}, nil},
+		{"paused still", []Cut{live(1, ""), paused(2)}, nil},
+		{"resumed", []Cut{live(1, ""), paused(2), live(3, "rpl_a")}, []int64{2}},
+		{"by a cut that names no catch-up, so there were no orders", []Cut{live(1, ""), paused(2), live(3, "")}, nil},
+		{"twice, and paused again", []Cut{live(1, ""), paused(2), live(3, "rpl_a"), paused(4), live(5, "rpl_b"), paused(6)}, []int64{2, 4}},
+		{"a pause of two cuts", []Cut{live(1, ""), paused(2), paused(3), live(4, "rpl_a")}, []int64{2}},
+	} {
+		s := Subscription{ID: "sub_1", Spans: c.spans}
+		var want []string
+		for _, at := range c.want {
+			want = append(want, PausedRedriveID(s.ID, at))
+		}
+		if got := s.ResumedRedrives(); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", c.name, got, want)
 		}
 	}
 }

@@ -78,6 +78,7 @@ var errands = map[fault.Point][]errand{
 	fault.KeeperDue:            {{who: "deliverer", do: onAndOn}},
 	fault.KeeperSettled:        {{who: "deliverer", subs: []string{"slow"}, prelude: diesWhileSending}},
 	fault.RedriveOrder:         {{who: "command", subs: []string{"dead"}, do: redriveByCommand}},
+	fault.RedriveLines:         {{who: "deliverer", subs: []string{"ordered"}, do: pausedInOrder}},
 	fault.RedriveTasks:         {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
 	fault.RedriveMarkers:       {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
 	fault.RedriveProgress:      {{who: "deliverer", subs: []string{"dead"}, do: redriven}},
@@ -400,6 +401,29 @@ func redrivenAsAfterAPause(ctx context.Context, r *pointRun) error {
 	s := r.subs["dead"]
 	_, err := deliverer.OrderRedrive(ctx, r.kafka, schemas.Replay{Subscription: s.ID, Cut: s.Spans[0].At - 1})
 	return err
+}
+
+// pausedInOrder pauses the subscription that keeps order while events flow, and resumes it: what came up in between stands before what comes then. It does so
+// until the point is reached, since nothing comes up before the subscription's catch-up has handed over to live.
+func pausedInOrder(ctx context.Context, r *pointRun) error {
+	id := r.subs["ordered"].ID
+	for until := time.Now().Add(pointReach); time.Now().Before(until); {
+		if _, reached := reachedAt(r.log, r.Cell); reached {
+			return nil
+		}
+		paused := make(chan error, 1)
+		go func() {
+			_, err := r.writer.Pause(ctx, id, "errand")
+			paused <- err
+		}()
+		if err := errors.Join(r.aboutOne(ctx, 3), <-paused); err != nil { // until the cut passes, events go the live way
+			return err
+		}
+		if _, err := r.writer.Resume(ctx, id, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func redriveByCommand(ctx context.Context, r *pointRun) error {

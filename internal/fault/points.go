@@ -45,6 +45,7 @@ const (
 	KeeperDue
 	KeeperSettled
 	RedriveOrder
+	RedriveLines
 	RedriveTasks
 	RedriveMarkers
 	RedriveProgress
@@ -124,6 +125,7 @@ var Points = [count]Info{
 	KeeperDue:            {"keeper.due", "deliverer/keeper.go", "tasks whose time has come: from the clock into their lanes", false},
 	KeeperSettled:        {"keeper.settled", "deliverer/keeper.go", "tasks that the owner before was sending: looked up again, then ended, tried or waited for", false},
 	RedriveOrder:         {"redrive.order", "deliverer/inspect.go", "the order of a redrive, or its end: from a command to `replays`", true},
+	RedriveLines:         {"redrive.lines", "deliverer/redrive.go", "letters of a pause whose subscription keeps order: as members, from memory to `lines`, before they go to the smallest tier", true},
 	RedriveTasks:         {"redrive.tasks", "deliverer/redrive.go", "dead letters as tasks of a new round: from `dead` to the smallest tier", true},
 	RedriveMarkers:       {"redrive.markers", "deliverer/redrive.go", "which letters are taken out: from memory to `dead`, behind them", true},
 	RedriveProgress:      {"redrive.progress", "deliverer/redrive.go", "how far a redrive has come: from memory to `progress`", true},
