@@ -2,14 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,6 +24,7 @@ type received struct {
 	at, done time.Time // when its head had been read; when the answer was written, zero: none
 	status   int
 	whole    bool // the answer was written while the sender still listened
+	first    bool // on its connection
 	id       string
 	attempt  int
 	event    string
@@ -36,6 +40,14 @@ type receivers struct {
 	w      *world
 	tries  map[string]int
 	closed chan struct{}
+}
+
+// requestsKey is where a connection's context has the number of its requests.
+type requestsKey struct{}
+
+// counted is the context of a new connection.
+func counted(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, requestsKey{}, new(atomic.Int64))
 }
 
 // mode is how the receiver of a subscription behaves now.
@@ -56,6 +68,7 @@ func (rs *receivers) ServeHTTP(rw http.ResponseWriter, q *http.Request) {
 	fmt.Sscanf(q.URL.Path, "/r%d", &n)
 	host, _, _ := strings.Cut(q.RemoteAddr, "!")
 	e := &received{sub: n, path: q.URL.Path, from: host, at: time.Now(), id: q.Header.Get("webhook-id")}
+	e.first = q.Context().Value(requestsKey{}).(*atomic.Int64).Add(1) == 1
 	e.attempt, _ = strconv.Atoi(q.Header.Get("webhook-attempt"))
 	mode := "404"
 	if n >= 0 && n < len(w.plan.Subs) {

@@ -148,7 +148,7 @@ func newWorld(ctx context.Context, p *plan) (*world, error) {
 		return nil, err
 	}
 	w.recv = &receivers{w: w, tries: map[string]int{}, closed: make(chan struct{})}
-	w.server = &http.Server{Handler: w.recv}
+	w.server = &http.Server{Handler: w.recv, ConnContext: counted}
 	l, err := w.net.Listen("tcp", receiverAddr)
 	if err != nil {
 		return nil, err
