@@ -294,7 +294,8 @@ const (
 func (d *Deliverer) newFetchers() (hot, cold *kafka.Fetcher) {
 	full := func(tp kafka.TP) bool {
 		p := (*d.parts.Load())[tp]
-		if p == nil || p.full(time.Now()) || d.chokes(tp.Partition) || d.memory.full() {
+		now := time.Now()
+		if p == nil || p.full(now) || d.lease.over(now) || d.chokes(tp.Partition) || d.memory.full() {
 			return true
 		}
 		return p.replay && d.memory.fullForReplays()

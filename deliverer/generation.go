@@ -359,7 +359,10 @@ func (d *Deliverer) commit(ctx context.Context, gen *kafka.Generation, all bool,
 	for tp, c := range offsets {
 		parts[tp].accepted(c)
 	}
-	d.lease.renew(now)
+	if d.lease.renew(now) {
+		d.hot.Wake()
+		d.cold.Wake()
+	}
 	return nil
 }
 

@@ -38,16 +38,21 @@ func newLease(now time.Time, session time.Duration) *lease {
 	return l
 }
 
-// renew notes a commit that was accepted. It counts from when the commit was asked for: only then did we surely own what we owned.
-func (l *lease) renew(asked time.Time) {
+// renew notes a commit that was accepted. It counts from when the commit was asked for: only then did we surely own what we owned. It says whether the
+// lease had run out.
+func (l *lease) renew(asked time.Time) (anew bool) {
 	until := int64(asked.Sub(l.born) + l.term)
 	for {
 		old := l.until.Load()
 		if old >= until || l.until.CompareAndSwap(old, until) {
-			return
+			return old <= int64(time.Since(l.born))
 		}
 	}
 }
+
+// over says that the lease has run out, frozen or not. Then nothing is read either: a task that was looked up now would be sent when the lease comes back, and by then
+// the owner before may have written and marked what it was sending.
+func (l *lease) over(now time.Time) bool { return int64(now.Sub(l.born)) >= l.until.Load() }
 
 // end gives the lease up: the generation was fenced.
 func (l *lease) end() { l.until.Store(0) }

@@ -3,6 +3,7 @@ package deliverer
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -180,6 +182,41 @@ func TestWhatHasItsMarkIsNotSentAgainThoughItWasNotCommitted(t *testing.T) {
 			t.Error("the successor has not read them: nothing was shown")
 		}
 	})
+}
+
+// The sequence: a member's outcomes cannot be written for a while, nor its commits; another joins and takes some of its partitions, and may not send before a commit
+// of its own is accepted; by then the first has written and marked what it had sent. What the other had looked up in between, it would send again.
+func TestWhatTheOwnerBeforeMarksUntilTheFirstCommitIsNotSentAgain(t *testing.T) {
+	inBubble(t, func(*sandbox.Received) string { return "" }, func(t *testing.T, w *world) {
+		var subs []*subscriptions.Live
+		for i := range 16 { // in all partitions
+			subs = append(subs, w.subscribe(fmt.Sprint("/", i)))
+		}
+		refuse := w.refuseCommits()
+		w.member()
+		pass(2 * time.Second)
+		unwritten := w.refuse(w.kafka.Topics().Attempts, -1, kerr.NotLeaderForPartition, "")
+		refuse.Store(true)
+		var ts []*schemas.Task
+		for _, s := range subs {
+			ts = append(ts, w.task(s))
+		}
+		w.put(ts...)
+		w.requests(len(ts))
+		second, _ := w.member()
+		for until := time.Now().Add(time.Minute); len(*second.parts.Load()) == 0; pass(time.Second) {
+			if time.Now().After(until) {
+				t.Fatal("the second has got nothing: nothing would be shown")
+			}
+		}
+		unwritten.Remove()
+		pass(5 * time.Second)
+		refuse.Store(false)
+		pass(30 * time.Second)
+		if n := len(w.receiver.Ledger()); n != len(ts) {
+			t.Errorf("%d requests for %d tasks", n, len(ts))
+		}
+	}, func(c *worldConfig) { c.partitions = 4 })
 }
 
 func TestNothingIsSentWithoutAnAcceptedCommit(t *testing.T) {

@@ -252,6 +252,30 @@ func (c *checker) explained(first *received) bool {
 	return false
 }
 
+// takenBlind: the partition went from a living process to another while no commit could say what the first had sent, because somebody else's end began a rebalance in
+// the middle of a trouble with Kafka. And what else would have told the successor was not there: the attempt was written when it had begun already, or
+// Redis had lost the mark.
+func (c *checker) takenBlind(first, again *received) bool {
+	if first.from == again.from {
+		return false
+	}
+	i := c.attemptOf(first)
+	unmarked := i < 0 || c.r.written[i].After(again.at.Add(-copySlack)) || slices.ContainsFunc(c.w.faults, func(f *faultSpan) bool {
+		return strings.HasPrefix(f.what, "redis ") && f.start.Before(again.at) && f.end.After(first.at)
+	})
+	return unmarked && slices.ContainsFunc(c.w.faults, func(b *faultSpan) bool {
+		return blinds(b) && b.start.Before(first.at.Add(c.w.plan.Commit+copySlack)) && b.end.After(first.at) && slices.ContainsFunc(c.w.faults, func(f *faultSpan) bool {
+			return moves(f) && f.start.Before(b.end) && f.start.Before(again.at) && f.end.After(first.at.Add(-copySlack))
+		})
+	})
+}
+
+// moves are the faults that give partitions of deliverers to others.
+func moves(f *faultSpan) bool {
+	verb, whom, _ := strings.Cut(f.what, " ")
+	return whom == "deliverer" || verb == "coordinator"
+}
+
 // copies: a second whole 2xx for one webhook-id at one subscription must be explained.
 func (c *checker) copies() {
 	for key, list := range c.came {
@@ -268,7 +292,7 @@ func (c *checker) copies() {
 			case c.unheard(first):
 				c.res.Unheard++
 			case len(c.r.events[e.event]) > 1: // its publisher sent it twice
-			case c.explained(first):
+			case c.explained(first), c.takenBlind(first, e):
 				c.res.Explained++
 			default:
 				c.bad("duplicate: %s at %s by %s (try %d) and again at %s by %s (try %d)", key, c.at(first.at), first.from, first.attempt, c.at(e.at), e.from, e.attempt)
@@ -285,9 +309,17 @@ func (c *checker) unheard(e *received) bool {
 
 // attemptFor is the attempt that stands for a request; nil: none is written.
 func (c *checker) attemptFor(e *received) *schemas.Attempt {
+	if i := c.attemptOf(e); i >= 0 {
+		return &c.r.attempts[i]
+	}
+	return nil
+}
+
+// attemptOf is the place of that attempt; -1: none.
+func (c *checker) attemptOf(e *received) int {
 	s := c.w.subOf(e.sub)
 	if s == nil {
-		return nil
+		return -1
 	}
 	for _, src := range c.r.events[e.event] {
 		t := c.r.tasks[schemas.TaskID(src, e.event, s.id, "")]
@@ -299,11 +331,11 @@ func (c *checker) attemptFor(e *received) *schemas.Attempt {
 			started := time.UnixMilli(a.StartedAt)
 			if int(a.Number) == e.attempt && !e.at.Before(started.Add(-time.Millisecond)) &&
 				!e.at.After(started.Add(time.Duration(a.DurationMicros)*time.Microsecond+2*time.Millisecond)) {
-				return a
+				return i
 			}
 		}
 	}
-	return nil
+	return -1
 }
 
 // quiet says that no fault was near a stretch of time.
@@ -332,7 +364,7 @@ func (c *checker) schedule() {
 					continue
 				}
 				began := time.UnixMilli(b.StartedAt)
-				if began.Before(due.Add(-2*time.Millisecond)) && !c.retriedTwice(t, a.Number) {
+				if began.Before(due.Add(-2*time.Millisecond)) && !c.madeBefore(t, a, began) {
 					c.bad("schedule: task %s (sub %s): try %d at %s, due at %s", id, t.Subscription, b.Number, c.at(began), c.at(due))
 				}
 				late := began.Sub(due)
@@ -345,15 +377,20 @@ func (c *checker) schedule() {
 	}
 }
 
-// retriedTwice: the same try was made twice, so there are two times at which the next one is due.
-func (c *checker) retriedTwice(t *taskSeen, number int32) bool {
-	n := 0
-	for _, i := range t.tries {
-		if a := &c.r.attempts[i]; a.Number == number && a.Verdict == schemas.VerdictRetry {
-			n++
+// madeBefore: the try was made twice, and the next one is due by the other of the two, whose process wrote the tier's record and ended before the attempt.
+// That the other stands nowhere must be explained where attempts and requests are compared.
+func (c *checker) madeBefore(t *taskSeen, a *schemas.Attempt, next time.Time) bool {
+	wait := time.UnixMilli(a.NextDue).Sub(time.UnixMilli(a.StartedAt))
+	for _, e := range c.w.ledger {
+		s := c.w.subOf(e.sub)
+		if s == nil || s.id != t.Subscription || e.attempt != int(a.Number) || e.id != schemas.WebhookID(t.Subscription, t.EventID) {
+			continue
+		}
+		if began := e.at.Add(-2 * c.w.plan.Latency); !began.Add(wait - 2*time.Millisecond).After(next) { // a connection, a way
+			return true
 		}
 	}
-	return n > 1
+	return false
 }
 
 // attemptsAgree: what a receiver answered whole is written down, unless its deliverer died before it could.

@@ -19,6 +19,7 @@ type reader struct {
 
 	tasks    map[string]*taskSeen
 	attempts []schemas.Attempt
+	written  []time.Time                        // when each of attempts was
 	subs     map[string][]*schemas.Subscription // every version, in the order of the log
 	events   map[string][]schemas.Source        // where an event lies
 	broken   []string
@@ -118,7 +119,7 @@ func (r *reader) take(tp kafka.TP, rec *kafka.Record) {
 	case tp.Topic == n.Attempts:
 		var a schemas.Attempt
 		if err = schemas.DecodeAttempt(value, &a); err == nil {
-			r.attempts = append(r.attempts, a)
+			r.attempts, r.written = append(r.attempts, a), append(r.written, time.UnixMilli(rec.Time))
 			s := r.tasks[a.TaskID]
 			if s == nil {
 				r.broken = append(r.broken, "ghost: an attempt at task "+a.TaskID+" which no router wrote")
