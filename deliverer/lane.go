@@ -30,6 +30,7 @@ import (
 //	 │   subscription paused or disabled ──────────────────────────────────────┼──▶ dead: paused
 //	 │   what a pause has ended before it is not back in its line (resumed.go) ┼──▶ postponed
 //	 │   its replay cancelled, or paused ──────────────────────────────────────┼──▶ dropped, or postponed
+//	 │   connecting took longer than the lease ────────────────────────────────┼──▶ postponed
 //	 │   POST, one deadline over everything (post.go); Judge (verdict.go)      │
 //	 └─────────────────────────────────────────────────────────────────────────┘
 //	      │ outcome                                                                          flush.go, outlet.go
@@ -226,6 +227,7 @@ const (
 func newLane(d *Deliverer, id string, now time.Time) *lane {
 	l := &lane{d: d, id: id, byID: map[string]*item{}, entities: map[string]*item{}, want: 1, usedAt: now, tickAt: now, endedAt: now}
 	l.conns = NewSender(d.dial)
+	l.conns.may = func() bool { return !d.lease.over(time.Now()) }
 	l.press = newPressure(d.cfg.MaxConcurrency, 0)
 	l.press.circuit = d.cfg.CircuitFailures
 	l.changes.Add(1)
@@ -676,9 +678,6 @@ func (l *lane) try(s *sender, it *item) {
 	}
 	now := time.Now()
 	it.out.started = now
-	if it.FirstTriedAt == 0 {
-		it.FirstTriedAt = now.UnixMilli()
-	}
 	if set.err != nil {
 		s.answer = Answer{Failure: set.failure, Detail: set.detail, LogDetail: set.err.Error(), Body: s.answer.Body[:0]}
 	} else {
@@ -694,6 +693,13 @@ func (l *lane) try(s *sender, it *item) {
 	}
 	done := time.Now()
 	a := &s.answer
+	if a.Late {
+		l.comesLate(it, done)
+		return
+	}
+	if it.FirstTriedAt == 0 {
+		it.FirstTriedAt = now.UnixMilli()
+	}
 	s.j = Judge(&it.Task, set.schedule, a, done)
 	it.out.verdict, it.out.reason, it.out.detail, it.out.due = s.j.Verdict, s.j.Reason, s.j.Detail, s.j.NextDue
 	it.out.duration = done.Sub(now)
@@ -709,6 +715,15 @@ func (l *lane) try(s *sender, it *item) {
 	fault.Before(fault.LaneCollect)
 	l.d.collect(it)
 	fault.After(fault.LaneCollect, nil)
+}
+
+// comesLate postpones a task for which a connection was made so slowly that the lease has run out meanwhile: another may have sent it by now.
+func (l *lane) comesLate(it *item, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	it.until = time.Time{}
+	it.out = outcome{verdict: schemas.VerdictPostponed, reason: schemas.ReasonHold, due: now.Add(l.d.tiers[0].Wait)}
+	l.endNow(it)
 }
 
 // endsUnsent decides what ends without a send, whatever the lane's state.

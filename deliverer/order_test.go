@@ -219,6 +219,39 @@ func TestWhatTheOwnerBeforeMarksUntilTheFirstCommitIsNotSentAgain(t *testing.T) 
 	}, func(c *worldConfig) { c.partitions = 4 })
 }
 
+// A receiver that takes long to connect to: by then the lease may be over, and another process may have sent the task.
+func TestNothingIsSentOverAConnectionThatTookLongerThanTheLease(t *testing.T) {
+	inBubble(t, func(*sandbox.Received) string { return "" }, func(t *testing.T, w *world) {
+		refuse := w.refuseCommits()
+		s := w.subscribe("/x", func(d *subscriptions.Draft) { d.Timeout = 30 * time.Second })
+		var dials atomic.Int32
+		w.member(func(_ *Config, d *Deps) {
+			dial := d.Dial
+			d.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if dials.Add(1) == 1 {
+					pass(6 * time.Second)
+				}
+				return dial(ctx, network, addr)
+			}
+		})
+		pass(2 * time.Second)
+		w.put(w.task(s))
+		for dials.Load() == 0 {
+			pass(10 * time.Millisecond)
+		}
+		refuse.Store(true)
+		pass(15 * time.Second)
+		if n := len(w.receiver.Ledger()); n != 0 {
+			t.Errorf("%d requests: their partition may be another's", n)
+		}
+		refuse.Store(false)
+		w.must(w.receiver.WaitDelivered(w.within(time.Minute), "", 1))
+		if got := w.receiver.Ledger()[0]; got.Attempt != 1 {
+			t.Errorf("it came as try %d: what was not sent is none", got.Attempt)
+		}
+	})
+}
+
 func TestNothingIsSentWithoutAnAcceptedCommit(t *testing.T) {
 	inBubble(t, func(*sandbox.Received) string { return "" }, func(t *testing.T, w *world) {
 		refuse := w.refuseCommits()

@@ -127,6 +127,7 @@ type Answer struct {
 	Detail    string         // for the owner of the subscription: never an address nor an error of the dialler
 	LogDetail string         // for our own log
 	Written   bool           // the whole request was handed to the kernel
+	Late      bool           // nothing was sent: connecting took so long that it may not be any more
 
 	RetryAfter string // as sent
 	Location   string // as sent, cut at 1 KiB
@@ -198,6 +199,7 @@ func contentType(s string) string {
 // Sender holds the connections of one lane. It is safe for concurrent use; each caller brings its own Scratch and Answer.
 type Sender struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	may  func() bool // asked after a connection was made; nil: yes
 
 	mu     sync.Mutex
 	idle   []*conn            // the one used last stands last, and is taken first: the others grow old and are closed
@@ -260,6 +262,11 @@ func (s *Sender) Post(t *Target, w *Scratch, task *schemas.Task, now time.Time, 
 		k, err := s.take(t, start, deadline)
 		if err != nil {
 			failConnect(a, err)
+			break
+		}
+		if k.fresh && s.may != nil && !s.may() {
+			a.Late = true
+			s.drop(k)
 			break
 		}
 		if s.exchange(k, w, head, body, deadline, a) || k.fresh {

@@ -173,9 +173,22 @@ func (w *world) jump(to time.Duration) bool {
 	w.count("jump")
 	w.log.add("jump to %v", until)
 	w.stopAll()
+	w.clean()
 	w.sleepUntil(until)
 	w.startAll(routers, deliverers)
 	return true
+}
+
+// clean has the log cleaner take what it may: it leaves everything in place within min.compaction.lag.ms, on which the writers of subscriptions rely.
+func (w *world) clean() {
+	young := w.control.BrokerNow().Add(-w.config.CompactionLag).UnixMilli()
+	for _, versions := range w.reader.subs {
+		if versions[len(versions)-1].UpdatedAt > young {
+			return
+		}
+	}
+	w.count("clean")
+	w.broker.Cluster().Compact()
 }
 
 // rest waits until everything that lies on the topics is done with. A task that has no end then is lost.

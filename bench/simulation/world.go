@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 	"github.com/hookferry/hookferry/producer"
 	"github.com/hookferry/hookferry/router"
 	"github.com/hookferry/hookferry/schemas"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -132,7 +134,9 @@ func newWorld(ctx context.Context, p *plan) (*world, error) {
 	w.config.Retention.Attempts = 30 * 24 * time.Hour
 	w.config.Retention.Events = 30 * 24 * time.Hour
 	var err error
-	if w.broker, err = sandbox.StartBroker(sandbox.BrokerConfig{Network: w.net, Brokers: p.Brokers}); err != nil {
+	// Its own cleaner would take what min.compaction.lag.ms keeps; see clean.
+	never := kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": strconv.FormatInt((365 * 24 * time.Hour).Milliseconds(), 10)})
+	if w.broker, err = sandbox.StartBroker(sandbox.BrokerConfig{Network: w.net, Brokers: p.Brokers, Options: []kfake.Opt{never}}); err != nil {
 		return nil, err
 	}
 	w.config.Brokers = w.broker.Addrs()
