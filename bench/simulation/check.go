@@ -252,6 +252,25 @@ func (c *checker) explained(first *received) bool {
 	return false
 }
 
+// routedAgain: a router died between the tasks of a batch and its commit, so its successor wrote them again, and Redis had lost the mark when the second record came up.
+func (c *checker) routedAgain(first, again *received) bool {
+	s := c.w.subOf(first.sub)
+	twice := s != nil && slices.ContainsFunc(c.r.events[first.event], func(src schemas.Source) bool {
+		t := c.r.tasks[schemas.TaskID(src, first.event, s.id, "")]
+		return t != nil && t.copies > 1
+	})
+	return twice && c.redisLost(first, again) && slices.ContainsFunc(c.w.faults, func(f *faultSpan) bool {
+		return strings.HasSuffix(f.what, " router") && f.start.Before(again.at)
+	})
+}
+
+// redisLost: Redis may have lost between the two what it was told of the first.
+func (c *checker) redisLost(first, again *received) bool {
+	return slices.ContainsFunc(c.w.faults, func(f *faultSpan) bool {
+		return strings.HasPrefix(f.what, "redis ") && f.start.Before(again.at) && f.end.After(first.at)
+	})
+}
+
 // takenBlind: the partition went from a living process to another while no commit could say what the first had sent, because somebody else's end began a rebalance in
 // the middle of a trouble with Kafka. And what else would have told the successor was not there: the attempt was written when it had begun already, or
 // Redis had lost the mark.
@@ -260,9 +279,11 @@ func (c *checker) takenBlind(first, again *received) bool {
 		return false
 	}
 	i := c.attemptOf(first)
-	unmarked := i < 0 || c.r.written[i].After(again.at.Add(-copySlack)) || slices.ContainsFunc(c.w.faults, func(f *faultSpan) bool {
-		return strings.HasPrefix(f.what, "redis ") && f.start.Before(again.at) && f.end.After(first.at)
+	// What stands without an answer is as good as unwritten for who wrote it: it sets no mark.
+	unheard := slices.ContainsFunc(c.w.faults, func(f *faultSpan) bool {
+		return f.what == "produce lost" && f.start.Before(first.at.Add(copySlack)) && f.end.After(again.at.Add(-copySlack))
 	})
+	unmarked := i < 0 || c.r.written[i].After(again.at.Add(-copySlack)) || unheard || c.redisLost(first, again)
 	return unmarked && slices.ContainsFunc(c.w.faults, func(b *faultSpan) bool {
 		return blinds(b) && b.start.Before(first.at.Add(c.w.plan.Commit+copySlack)) && b.end.After(first.at) && slices.ContainsFunc(c.w.faults, func(f *faultSpan) bool {
 			return moves(f) && f.start.Before(b.end) && f.start.Before(again.at) && f.end.After(first.at.Add(-copySlack))
@@ -292,7 +313,7 @@ func (c *checker) copies() {
 			case c.unheard(first):
 				c.res.Unheard++
 			case len(c.r.events[e.event]) > 1: // its publisher sent it twice
-			case c.explained(first), c.takenBlind(first, e):
+			case c.explained(first), c.takenBlind(first, e), c.routedAgain(first, e):
 				c.res.Explained++
 			default:
 				c.bad("duplicate: %s at %s by %s (try %d) and again at %s by %s (try %d)", key, c.at(first.at), first.from, first.attempt, c.at(e.at), e.from, e.attempt)

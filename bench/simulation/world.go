@@ -428,6 +428,10 @@ func (w *world) edit(n int, what string) {
 	}
 	w.mu.Unlock()
 	_, err := w.writer.Update(w.ctx, s.id, ch)
+	for until := time.Now().Add(2 * time.Minute); err != nil && time.Now().Before(until); { // as a person would
+		time.Sleep(5 * time.Second)
+		_, err = w.writer.Update(w.ctx, s.id, ch)
+	}
 	if err != nil {
 		w.fail("edit %d %s: %v", n, what, err)
 	}
