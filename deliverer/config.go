@@ -27,7 +27,7 @@ type Config struct {
 	FetchBytes     int32         `yaml:"fetch_bytes"`
 	PartitionBytes int32         `yaml:"partition_bytes"`
 	FetchWait      time.Duration `yaml:"fetch_wait"`
-	// Linger is how long outcomes are collected before they are written together. They are off the path of a delivery.
+	// Linger is how long outcomes are collected, at most, before they are written together. They are off the path of a delivery, and a crash repeats them.
 	Linger time.Duration `yaml:"linger"`
 	// Grace is how long a stopping deliverer waits for sends under way. The rest is named in the last commit, and the successor waits it out.
 	Grace time.Duration `yaml:"grace"`

@@ -22,7 +22,7 @@ type collector struct {
 	mu     sync.Mutex
 	ended  []*item
 	signal chan struct{} // capacity 1
-	enough chan struct{} // capacity 1: flushMost are waiting
+	enough chan struct{} // capacity 1: flushEnough are waiting
 
 	// books is held by the flusher while items change hands, and never over a round trip. It comes before mu and before a lane's mutex.
 	books   sync.Mutex
@@ -31,7 +31,9 @@ type collector struct {
 }
 
 const (
-	// flushMost are written at once without waiting for more.
+	// flushEnough do not wait for more: what has been answered and has no mark yet is what a crash repeats, and where much ends at once that is much.
+	flushEnough = 64
+	// flushMost are written to a partition at once.
 	flushMost = 2000
 	// flushBytes is about how much of bodies is written to a partition at once.
 	flushBytes = 4 << 20
@@ -49,7 +51,7 @@ func (d *Deliverer) collect(it *item) {
 	if n == 1 {
 		poke(c.signal)
 	}
-	if n == flushMost {
+	if n == flushEnough {
 		poke(c.enough)
 	}
 }
