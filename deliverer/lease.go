@@ -52,12 +52,14 @@ func (l *lease) renew(asked time.Time) (anew bool) {
 
 // over says that the lease has run out, frozen or not. Then nothing is read either: a task that was looked up now would be sent when the lease comes back, and by then
 // the owner before may have written and marked what it was sending.
-func (l *lease) over(now time.Time) bool { return int64(now.Sub(l.born)) >= l.until.Load() }
+func (l *lease) over(now time.Time) bool {
+	return int64(now.Sub(l.born)) >= l.until.Load()
+}
 
 // end gives the lease up: the generation was fenced.
 func (l *lease) end() { l.until.Store(0) }
 
 // holds says whether a send may start.
 func (l *lease) holds(now time.Time) bool {
-	return !l.frozen.Load() && !l.held.Load() && int64(now.Sub(l.born)) < l.until.Load()
+	return !l.frozen.Load() && !l.held.Load() && !l.over(now)
 }
