@@ -66,6 +66,8 @@ func TestOneHungReceiverDelaysNoOther(t *testing.T) {
 	w := newWorld(t, func(c *worldConfig) { c.partitions = 1 })
 	both := w.subscribeAll("/hang", "/ok")
 	w.start()
+	w.put(w.task(both[0]))
+	w.requests(1) // it hangs, and what comes now comes behind it
 	for range 20 {
 		var ts []*schemas.Task
 		for range 100 {
