@@ -268,6 +268,7 @@ func (f *flusher) stored(o *outlet, it *item, now time.Time) {
 	s := o.shelf
 	s.held--
 	s.bytes -= int64(it.size)
+	it.refused = time.Time{}
 	if o == &s.line {
 		f.lined(s, it, now)
 		return

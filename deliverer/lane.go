@@ -117,6 +117,7 @@ type item struct {
 	attempted bool      // a sender has had it
 	back      bool      // it stands back: in the lane's line of replays
 	taken     uint64    // the flush that took it; the flusher's
+	refused   time.Time // when Kafka first refused its record; the flusher's
 	stand     *standing // its place in the line of its entity; nil: outside lines
 	mark      mark      // what intake has found of it in Redis
 

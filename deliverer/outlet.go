@@ -32,6 +32,8 @@ const (
 	sickAfter = time.Second
 	// refusedAgain is when a dead letter is tried again that was refused for good: somebody must change a setting of the broker first.
 	refusedAgain = time.Minute
+	// refusedFor is how long any other record is tried that is refused for good, each refusedSoon: a setting may be under change, and what is refused now is taken then.
+	refusedFor, refusedSoon = 3 * time.Second, time.Second
 	// freeMost are the writes that are kept for their buffers.
 	freeMost = 32
 	// shareLeast is how many items one partition may hold at least, however many partitions share the memory.
@@ -65,8 +67,9 @@ type shelf struct {
 	sick      bool
 }
 
-// refusal is a dead letter that was refused for good.
+// refusal is an item whose record was refused for good.
 type refusal struct {
+	o     *outlet
 	it    *item
 	again time.Time
 }
@@ -123,13 +126,13 @@ func (s *shelf) put(o *outlet, it *item) {
 	s.bytes += int64(it.size)
 }
 
-// askAgain puts the refused dead letters whose time has come back in line.
+// askAgain puts refused items whose time has come back in line.
 func (s *shelf) askAgain(now time.Time) {
 	s.refused = slices.DeleteFunc(s.refused, func(r refusal) bool {
 		if r.again.After(now) {
 			return false
 		}
-		s.dead.waiting = append(s.dead.waiting, r.it)
+		r.o.waiting = append(r.o.waiting, r.it)
 		return true
 	})
 }
@@ -243,6 +246,8 @@ func (f *flusher) refuse(o *outlet, it *item, err error, now time.Time) (again b
 		d.log.Error("Kafka refuses an attempt's record; it is written without the answer and its details", fields...)
 		it.out.answer, it.out.detail, it.out.address = nil, "", ""
 		return true
+	case o != &s.dead && it.refusedFor(now) < refusedFor:
+		s.refused = append(s.refused, refusal{o, it, now.Add(refusedSoon)})
 	case o == &s.tried:
 		d.log.Error("Kafka refuses an attempt's record for good; it stands here and nowhere else", append(fields, zap.Int32("attempt", it.Attempt),
 			zap.Int64("round", it.Round), zap.Time("at", it.out.started), zap.Duration("took", it.out.duration), zap.String("verdict", string(it.out.verdict)),
@@ -254,7 +259,7 @@ func (f *flusher) refuse(o *outlet, it *item, err error, now time.Time) (again b
 	case o == &s.dead:
 		d.log.Error("Kafka refuses a dead letter for good; it is kept in memory, its offset stays open, and it is tried again each minute (is max.message.bytes of dead "+
 			"smaller than that of retry?)", fields...)
-		s.refused = append(s.refused, refusal{it, now.Add(refusedAgain)})
+		s.refused = append(s.refused, refusal{o, it, now.Add(refusedAgain)})
 	default:
 		d.log.Error("Kafka refuses a task for its tier for good; it becomes a dead letter (is max.message.bytes of the tier smaller than that of retry?)", fields...)
 		if it.out.started.IsZero() {
@@ -267,6 +272,14 @@ func (f *flusher) refuse(o *outlet, it *item, err error, now time.Time) (again b
 		s.dead.waiting = append(s.dead.waiting, it)
 	}
 	return false
+}
+
+// refusedFor is for how long an item's record has been refused.
+func (it *item) refusedFor(now time.Time) time.Duration {
+	if it.refused.IsZero() {
+		it.refused = now
+	}
+	return now.Sub(it.refused)
 }
 
 // judge sees which shelves have a partition that takes nothing, says so once, and chokes those that hold more than their share. The books are held.
