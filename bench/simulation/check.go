@@ -271,6 +271,19 @@ func (c *checker) redisLost(first, again *received) bool {
 	})
 }
 
+// stoppedInIt: the send was begun under the lease, its process was stopped in the middle of it, and it went on when that was let go. In this world a stopped process
+// runs on until it wants something of the network, so it may begin such a send after the stop, for as long as the lease lasts.
+func (c *checker) stoppedInIt(e *received) bool {
+	a := c.attemptFor(e)
+	return a != nil && slices.ContainsFunc(c.w.faults, func(f *faultSpan) bool {
+		return f.what == "stall deliverer" && f.who == e.from && time.UnixMilli(a.StartedAt).Before(f.start.Add(leaseLasts)) &&
+			!e.at.Before(f.end.Add(-time.Millisecond)) && e.at.Before(f.end.Add(2*c.w.plan.Latency+2*time.Millisecond))
+	})
+}
+
+// leaseLasts is the lease of the deliverers, by the session of the configuration.
+const leaseLasts = 4 * time.Second
+
 // takenBlind: the partition went from a living process to another while no commit could say what the first had sent, because somebody else's end began a rebalance in
 // the middle of a trouble with Kafka. And what else would have told the successor was not there: the attempt was written when it had begun already, or
 // Redis had lost the mark.
@@ -313,7 +326,7 @@ func (c *checker) copies() {
 			case c.unheard(first):
 				c.res.Unheard++
 			case len(c.r.events[e.event]) > 1: // its publisher sent it twice
-			case c.explained(first), c.takenBlind(first, e), c.routedAgain(first, e):
+			case c.explained(first), c.takenBlind(first, e), c.routedAgain(first, e), c.stoppedInIt(e):
 				c.res.Explained++
 			default:
 				c.bad("duplicate: %s at %s by %s (try %d) and again at %s by %s (try %d)", key, c.at(first.at), first.from, first.attempt, c.at(e.at), e.from, e.attempt)
