@@ -767,6 +767,10 @@ func (l *lane) end(it *item, set *settings) bool {
 // endNow gives what ends without a send, or waits with its replay, to the collector. The lane's mutex is held.
 func (l *lane) endNow(it *item) {
 	if it.out.verdict == schemas.VerdictPostponed {
+		if it.part.lost.Load() { // nothing was sent, and the new owner has it: a record of ours would come up beside its own
+			l.drop(it)
+			return
+		}
 		backlog, _ := l.pace(it)
 		*backlog++
 	}
