@@ -139,6 +139,27 @@ func TestACopyThatSurvivesWaitsForItsTime(t *testing.T) {
 	}
 }
 
+// A task that was taken for a send, is not sent after all, and belongs to another process by now: that one has it. A record of ours would come up beside its own.
+func TestWhatIsPostponedUnsentOfALostPartitionIsDropped(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		d := &Deliverer{tiers: testTiers(), memory: &memory{mostTasks: 10, mostBytes: 10}, cfg: DefaultConfig()}
+		d.keeper = newKeeper(d)
+		d.collector.signal, d.collector.enough = make(chan struct{}, 1), make(chan struct{}, 1)
+		l := &lane{d: d, byID: map[string]*item{}, entities: map[string]*item{}}
+		it := &item{Task: schemas.Task{ID: "a"}, part: &part{}, lane: l, until: noon.Add(time.Second)}
+		d.memory.take(1, 0, 0)
+		l.admit(it, noon)
+		it.part.lost.Store(lost)
+		l.comesLate(it, noon)
+		if written := len(d.collector.ended) == 1; written == lost {
+			t.Errorf("lost %v: a record is written: %v", lost, written)
+		}
+		if forgotten := l.byID["a"] == nil; forgotten != lost {
+			t.Errorf("lost %v: forgotten: %v", lost, forgotten)
+		}
+	}
+}
+
 // A send that this process made under the generation before, and that has ended since, is not waited for, and not repeated: with or without Redis.
 func TestWhatEndedHereIsSettledWithoutRedis(t *testing.T) {
 	d := &Deliverer{tiers: testTiers(), recent: newRecent(), metrics: new(metrics), marks: new(Marks)}

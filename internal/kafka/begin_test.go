@@ -126,3 +126,24 @@ func TestAPartitionThatMakesItsBrokerSlowIsAskedApart(t *testing.T) {
 	close(release)
 	within(t, 10*time.Second, "the sick partition's end", ended)
 }
+
+// A router of a new deployment asked whether anything had been routed before the last minute: nothing had at the first question, the other router wrote, and the
+// end at the second stood behind that. It took the deployment for an old one, and refused its partitions until somebody would decide.
+func TestAnOffsetByTimeIsNotBehindWhatIsAppendedMeanwhile(t *testing.T) {
+	w, cluster := faultyWorld(t)
+	cl := w.open(w.config(), kafka.Options{})
+	topic := w.topic(cl, 1)
+	other := w.open(w.config(), kafka.Options{}).NewAppender(kafka.AppenderConfig{})
+	questions := 0
+	cluster.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if questions++; questions == 2 {
+			cluster.SleepControl(func() { w.append(other, kafka.TP{Topic: topic}, "v") })
+		}
+		return nil, nil, false
+	})
+	got, err := cl.Offsets(w.ctx(), topic, time.Now().Add(-time.Minute).UnixMilli())
+	if err != nil || got[0] != 0 || questions != 2 {
+		t.Errorf("after %d questions: %v %v, and the record lies at 0", questions, got, err)
+	}
+}

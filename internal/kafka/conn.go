@@ -39,6 +39,8 @@ type conn struct {
 	br   *bufio.Reader  // our own fetch; pc leaves nothing unread between requests, so the two never disturb each other
 	cid  uint32
 	used time.Time // when it was last put back
+	// spent: ctx ended beside the last answer, so it must not be used again.
+	spent bool
 }
 
 // dial opens a connection: TCP, TLS, which versions of the protocol there are, SASL.
@@ -142,11 +144,9 @@ func (k *conn) roundTrip(ctx context.Context, req protocol.Message, timeout time
 		deadline = d
 	}
 	k.SetDeadline(deadline)
-	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, func() { k.SetDeadline(time.Unix(1, 0)) })
-		defer stop()
-	}
+	stop := context.AfterFunc(ctx, func() { k.SetDeadline(time.Unix(1, 0)) })
 	m, err := k.pc.RoundTrip(req)
+	k.spent = !stop() // that function may still run, and would end the next request
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
@@ -220,7 +220,7 @@ func (p *pool) put(k *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.held, k)
-	if p.closed || len(p.idle[k.addr]) >= 8 {
+	if p.closed || k.spent || len(p.idle[k.addr]) >= 8 {
 		k.Conn.Close()
 		return
 	}

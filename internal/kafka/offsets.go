@@ -60,7 +60,7 @@ func (c *Client) awaitTopic(ctx context.Context, topic string) error {
 }
 
 // Offsets finds, for every partition of a topic, the first offset whose record is not older than at (ms), or Earliest, or Latest.
-// A time past the last record gives the end. One request per leader; transient errors are tried again until ctx ends.
+// A time past the last record gives the end as it was before. One or, for a time, two requests per leader; transient errors are tried again until ctx ends.
 func (c *Client) Offsets(ctx context.Context, topic string, at int64) (map[int32]int64, error) {
 	n, err := c.PartitionCount(ctx, topic)
 	if err != nil {
@@ -70,27 +70,22 @@ func (c *Client) Offsets(ctx context.Context, topic string, at int64) (map[int32
 	for p := range open {
 		open[p] = TP{topic, int32(p)}
 	}
+	// The ends first: behind a record that is appended between the two questions a later end would lie.
+	var ends map[TP]int64
+	if at >= 0 {
+		if ends, err = c.listOffsets(ctx, open, Latest); err != nil {
+			return nil, err
+		}
+	}
 	found, err := c.listOffsets(ctx, open, at)
 	if err != nil {
 		return nil, err
 	}
-	var past []TP // asked for a time that no record has reached
-	for tp, o := range found {
-		if o < 0 {
-			past = append(past, tp)
-		}
-	}
-	if len(past) > 0 {
-		ends, err := c.listOffsets(ctx, past, Latest)
-		if err != nil {
-			return nil, err
-		}
-		for tp, o := range ends {
-			found[tp] = o
-		}
-	}
 	out := make(map[int32]int64, n)
 	for tp, o := range found {
+		if o < 0 { // no record has reached that time
+			o = ends[tp]
+		}
 		out[tp.Partition] = o
 	}
 	return out, nil

@@ -2,7 +2,9 @@ package kafka_test
 
 import (
 	"context"
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,5 +123,64 @@ func TestALongPollOverAForgottenConnectionEndsWithTheFirstTimeout(t *testing.T) 
 		}
 		stop()
 		<-ended
+	})
+}
+
+// hasty is a way to a broker on which a deadline takes a moment to be set, and a caller gives up as his request goes out.
+type hasty struct {
+	net.Conn
+	giveUp func()
+	cut    *atomic.Int64
+}
+
+func (c *hasty) Write(b []byte) (int, error) {
+	time.Sleep(2 * time.Millisecond) // virtual
+	n, err := c.Conn.Write(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.cut.Add(1)
+	}
+	c.giveUp()
+	return n, err
+}
+
+func (c *hasty) SetDeadline(t time.Time) error {
+	if t.Before(time.Now()) {
+		time.Sleep(time.Millisecond)
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+// TestAnEndBesideTheAnswerDoesNotCutTheNextRequest: a caller's context ended just as his answer came, and the deadline that this set fell upon whoever had the
+// connection next.
+func TestAnEndBesideTheAnswerDoesNotCutTheNextRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		w := &world{t: t, addrs: b.Addrs(), dial: b.Dial}
+		var cut atomic.Int64
+		giveUp := func() {}
+		cl := w.open(w.config(), kafka.Options{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := b.Dial(ctx, network, addr)
+			return &hasty{c, func() { giveUp() }, &cut}, err
+		}})
+		defer cl.Close()
+		if _, err := cl.CreateTopics(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cl.Offsets(t.Context(), cl.Topics().Retry, kafka.Latest); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		giveUp = cancel
+		if _, err := cl.Offsets(ctx, cl.Topics().Retry, kafka.Latest); err != nil {
+			t.Fatal("the answer came, and was not taken:", err)
+		}
+		giveUp = func() {}
+		if _, err := cl.Offsets(t.Context(), cl.Topics().Retry, kafka.Latest); err != nil || cut.Load() > 0 {
+			t.Errorf("%d requests were cut, error %v", cut.Load(), err)
+		}
 	})
 }
