@@ -13,7 +13,7 @@ import (
 
 // clerk writes what the deliverer learns about a subscription into its record: that it asked for no more, that it has been failing, that it works again.
 // One goroutine, one record at a time; senders only leave a note, and the latest note about a subscription counts. A note that dies with the process is
-// made again by the next try.
+// made again by the next try. A stop waits for those that disable: there may be no next try for long.
 type clerk struct {
 	d      *Deliverer
 	writer *subscriptions.Writer
@@ -31,6 +31,7 @@ type note struct {
 const (
 	clerkMost  = 15 * time.Second // for one record
 	clerkAgain = 5 * time.Second
+	clerkLast  = 2 * time.Second // for what is left when the process stops
 )
 
 func newClerk(d *Deliverer, w *subscriptions.Writer) *clerk {
@@ -77,6 +78,17 @@ func (c *clerk) run(ctx context.Context) {
 		if failed {
 			pause(ctx, clerkAgain)
 			poke(c.signal)
+		}
+	}
+}
+
+// last writes, when run has ended and nothing is sent any more, who is yet to be disabled.
+func (c *clerk) last(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, clerkLast)
+	defer cancel()
+	for id, n := range c.notes {
+		if n.disable != "" {
+			c.write(ctx, id, n)
 		}
 	}
 }

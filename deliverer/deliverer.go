@@ -219,6 +219,7 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	d.closeLanes()
 	d.sending.Wait()
 	d.writeOut()
+	d.clerk.last(writing)
 	stopWriting()
 	writers.Wait()
 	return err

@@ -158,6 +158,25 @@ func TestTasksOfADisabledSubscriptionEndAsPausedAndA410Disables(t *testing.T) {
 	}
 }
 
+// The receiver asks for no more while the deliverer is told to stop: nobody might ask it again for long.
+func TestA410BesideAStopDisables(t *testing.T) {
+	t.Parallel()
+	asked, told := make(chan struct{}), make(chan struct{})
+	w := newWorld(t, func(c *worldConfig) { c.receiver.Notify = func(*sandbox.Received) { close(asked); <-told } })
+	s := w.subscribe("/status/410")
+	d := w.start()
+	w.put(w.task(s))
+	<-asked
+	d.cancel()
+	close(told)
+	w.must(<-d.ended)
+	d.ended <- nil
+	w.must(w.table.CatchUp(w.within(10 * time.Second)))
+	if l, _ := w.table.Get(s.ID); l.State != schemas.StateDisabled || len(w.receiver.Ledger()) != 1 {
+		t.Errorf("%s, %d requests", l.State, len(w.receiver.Ledger()))
+	}
+}
+
 func TestATaskWithoutItsBodyEndsAsTooLarge(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -411,9 +411,15 @@ func (c *checker) schedule() {
 	}
 }
 
-// madeBefore: the try was made twice, and the next one is due by the other of the two, whose process wrote the tier's record and ended before the attempt.
-// That the other stands nowhere must be explained where attempts and requests are compared.
+// madeBefore: the try was made twice, and the next one is due by the other of the two. That one is written down as well (a process was stopped in the middle of
+// its try, and wrote it down when another had made the next), or its process wrote the tier's record and ended before the attempt: that it stands nowhere
+// must then be explained where attempts and requests are compared.
 func (c *checker) madeBefore(t *taskSeen, a *schemas.Attempt, next time.Time) bool {
+	for _, i := range t.tries {
+		if o := &c.r.attempts[i]; o != a && o.Number == a.Number && o.Verdict == schemas.VerdictRetry && !time.UnixMilli(o.NextDue-2).After(next) {
+			return true
+		}
+	}
 	wait := time.UnixMilli(a.NextDue).Sub(time.UnixMilli(a.StartedAt))
 	for _, e := range c.w.ledger {
 		s := c.w.subOf(e.sub)
