@@ -131,7 +131,7 @@ func (c *checker) accounting() {
 		case t.copies == 0:
 			c.bad("ghost: %s is in a tier or dead, but no router wrote it", name)
 		case len(t.ends) == 0:
-			c.bad("lost: %s has no end; created %s, %d attempts, %d tier records, due %s", name, c.at(time.UnixMilli(t.CreatedAt)), len(t.tries), t.tiers, c.at(t.dueAt))
+			c.bad("lost: %s has no end; created %s, %d attempts, %d tier records, due %s", name, c.at(time.UnixMilli(t.CreatedAt)), len(t.tries), len(t.tiers), c.at(t.dueAt))
 		case delivered > 0:
 			c.res.Deliveries++
 		case dead > 0:
@@ -271,6 +271,20 @@ func (c *checker) redisLost(first, again *received) bool {
 	})
 }
 
+// handedBackTwice: a deliverer put the task off unsent, and died, or was fenced, before a commit said so. Its successor sent the record from before, and Redis had lost
+// the mark of that when the tier's record came up.
+func (c *checker) handedBackTwice(first, again *received) bool {
+	s := c.w.subOf(first.sub)
+	return s != nil && c.redisLost(first, again) && slices.ContainsFunc(c.w.faults, func(f *faultSpan) bool {
+		return c.mayRepeat(f) && f.who != first.from && f.start.Before(first.at) && slices.ContainsFunc(c.r.events[first.event], func(src schemas.Source) bool {
+			t := c.r.tasks[schemas.TaskID(src, first.event, s.id, "")]
+			return t != nil && slices.ContainsFunc(t.tiers, func(r tierSeen) bool {
+				return int(r.attempt) == first.attempt && r.at.After(f.start.Add(-c.w.plan.Commit-copySlack)) && r.at.Before(f.end.Add(copySlack)) && r.at.Before(first.at)
+			})
+		})
+	})
+}
+
 // stoppedInIt: the send was begun under the lease, its process was stopped in the middle of it, and it went on when that was let go. In this world a stopped process
 // runs on until it wants something of the network, so it may begin such a send after the stop, for as long as the lease lasts.
 func (c *checker) stoppedInIt(e *received) bool {
@@ -326,7 +340,7 @@ func (c *checker) copies() {
 			case c.unheard(first):
 				c.res.Unheard++
 			case len(c.r.events[e.event]) > 1: // its publisher sent it twice
-			case c.explained(first), c.takenBlind(first, e), c.routedAgain(first, e), c.stoppedInIt(e):
+			case c.explained(first), c.takenBlind(first, e), c.routedAgain(first, e), c.handedBackTwice(first, e), c.stoppedInIt(e):
 				c.res.Explained++
 			default:
 				c.bad("duplicate: %s at %s by %s (try %d) and again at %s by %s (try %d)", key, c.at(first.at), first.from, first.attempt, c.at(e.at), e.from, e.attempt)

@@ -31,6 +31,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -135,6 +136,10 @@ func share(o *options, binary string, from, end uint64, results chan<- *result) 
 	c := exec.CommandContext(ctx, binary, "-test.run", "^TestSimulation$", "-test.timeout", "0")
 	// One processor a child: fewer ways to run the same seed, and as many children as there are processors.
 	c.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=400", fmt.Sprintf("SIMULATION_FROM=%d", from), fmt.Sprintf("SIMULATION_SEEDS=%d", end-from))
+	// Who does not end says where it is: the stacks go into the history.
+	c.Env = append(c.Env, "GOTRACEBACK=all")
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGQUIT) }
+	c.WaitDelay = 10 * time.Second
 	var text bytes.Buffer
 	c.Stderr = &text
 	out, err := c.StdoutPipe()

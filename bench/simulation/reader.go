@@ -34,7 +34,13 @@ type taskSeen struct {
 	dead         []schemas.Dead
 	postponed    bool
 	tries        []int // in attempts
-	tiers        int
+	tiers        []tierSeen
+}
+
+// tierSeen is a record in a tier.
+type tierSeen struct {
+	at      time.Time // appended
+	attempt int32     // the try that it waits for
 }
 
 func newReader(w *world) *reader {
@@ -108,7 +114,7 @@ func (r *reader) take(tp kafka.TP, rec *kafka.Record) {
 		if err = schemas.DecodeTask(value, &t); err == nil {
 			s := r.task(&t)
 			s.dueAt = time.UnixMilli(rec.Time).Add(wait)
-			s.tiers++
+			s.tiers = append(s.tiers, tierSeen{time.UnixMilli(rec.Time), t.Attempt})
 			s.postponed = s.postponed || t.Postponed > 0
 		}
 	case tp.Topic == n.Retry:
@@ -189,7 +195,7 @@ func (r *reader) stillOpen() string {
 			continue
 		}
 		if n++; n <= 3 {
-			text += fmt.Sprintf("; task %s of %s, %d attempts, %d in tiers, due %v", id, s.Subscription, len(s.tries), s.tiers, s.dueAt.Sub(r.w.began))
+			text += fmt.Sprintf("; task %s of %s, %d attempts, %d in tiers, due %v", id, s.Subscription, len(s.tries), len(s.tiers), s.dueAt.Sub(r.w.began))
 		}
 	}
 	return fmt.Sprintf("%d tasks without an end, %d offsets not committed, %d events not routed%s", n, r.w.unfinished(), r.w.unrouted(), text)

@@ -24,6 +24,7 @@ import (
 	"github.com/hookferry/hookferry/producer"
 	"github.com/hookferry/hookferry/router"
 	"github.com/hookferry/hookferry/schemas"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
@@ -148,6 +149,7 @@ func newWorld(ctx context.Context, p *plan) (*world, error) {
 			return nil, nil, false
 		})
 	}
+	w.endRebalances()
 	if w.redis, err = sandbox.StartRedis(sandbox.RedisConfig{Network: w.net}); err != nil {
 		return nil, err
 	}
@@ -310,6 +312,37 @@ func (w *world) runProcess(ctx context.Context, p *process, log *zap.Logger) err
 		return err
 	}
 	return d.Run(ctx)
+}
+
+// endRebalances makes the broker end a rebalance as a real one does. Kafka waits for the members it knows, and for no longer than the longest of their rebalance
+// time-outs from the beginning. This one begins to wait anew with each join, and whoever has given up waiting joins as somebody new: so it may never end. While one
+// takes too long, it hears of no further joins for as long as it waits.
+func (w *world) endRebalances() {
+	type waiting struct{ began, last, deaf time.Time }
+	var mu sync.Mutex
+	groups := map[string]*waiting{}
+	c := w.broker.Cluster()
+	c.ControlKey(int16(kmsg.SyncGroup), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		delete(groups, q.(*kmsg.SyncGroupRequest).Group)
+		return nil, nil, false
+	})
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.JoinGroup}, Err: kerr.CoordinatorLoadInProgress, Count: -1, When: func(q kmsg.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		group, now := q.(*kmsg.JoinGroupRequest).Group, time.Now()
+		g := groups[group]
+		if g == nil || now.Sub(g.last) > 2*kafka.RebalanceTimeout { // the one before is over
+			g = &waiting{began: now}
+			groups[group] = g
+		}
+		if g.last = now; now.Sub(g.began) > 6*kafka.RebalanceTimeout {
+			g.began, g.deaf = now, now.Add(kafka.RebalanceTimeout+time.Second)
+		}
+		return now.Before(g.deaf)
+	}})
 }
 
 // remove takes a process off the list of those that run.
