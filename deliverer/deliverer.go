@@ -15,7 +15,7 @@
 //	redrive.go    dead tasks back in line                           resumed.go   those of a pause
 //	replayline.go replays beside what is live                       taken.go     which letters are taken out
 //	order.go      pure: who of an entity may be tried next          gate.go      the same in a lane
-//	lines.go      what of that outlives the process
+//	lines.go      what of that outlives the process                 connections.go  how many there may be
 //
 // Goroutines:
 //
@@ -67,7 +67,7 @@ type Deliverer struct {
 	kafka     *kafka.Client
 	table     *subscriptions.Table
 	policy    *egress.Policy
-	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
+	dial      dialler // to receivers
 	log       *zap.Logger
 	metrics   *metrics
 	topics    kafka.Names
@@ -88,6 +88,8 @@ type Deliverer struct {
 	collector collector
 	drain     chan chan struct{}
 	hot, cold *kafka.Fetcher
+
+	connections *connections // to receivers
 
 	lanesMu sync.RWMutex
 	lanes   map[string]*lane
@@ -121,6 +123,8 @@ func New(cfg Config, deps Deps) (*Deliverer, error) {
 	if d.dial == nil {
 		d.dial = deps.Policy.DialContext
 	}
+	d.connections = &connections{most: mostConnections(), room: make(chan struct{}, 1), evict: d.evictIdle, log: d.log}
+	d.dial = d.connections.dial(d.dial)
 	if d.userAgent == "" {
 		version := deps.Version
 		if version == "" {
@@ -153,6 +157,18 @@ func (d *Deliverer) Ready() error {
 		return fmt.Errorf("no offset commit was accepted within the last %v: is the broker reachable?", d.lease.term)
 	}
 	return nil
+}
+
+// evictIdle closes a connection that some lane does not use just now.
+func (d *Deliverer) evictIdle() bool {
+	d.lanesMu.RLock()
+	defer d.lanesMu.RUnlock()
+	for _, l := range d.lanes {
+		if l.conns.CloseOldest() {
+			return true
+		}
+	}
+	return false
 }
 
 // Owns says whether this process owns the partition of the lane topics just now.

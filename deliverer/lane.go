@@ -229,6 +229,7 @@ func newLane(d *Deliverer, id string, now time.Time) *lane {
 	l := &lane{d: d, id: id, byID: map[string]*item{}, entities: map[string]*item{}, want: 1, usedAt: now, tickAt: now, endedAt: now}
 	l.conns = NewSender(d.dial)
 	l.conns.may = func() bool { return !d.lease.over(time.Now()) }
+	l.conns.rest = d.connections.freed
 	l.press = newPressure(d.cfg.MaxConcurrency, 0)
 	l.press.circuit = d.cfg.CircuitFailures
 	l.changes.Add(1)

@@ -21,8 +21,8 @@ type metrics struct {
 	redriven    prometheus.Counter
 	orphans     prometheus.Counter
 
-	inFlight, memory, unwritten, lease, lag, lanes, members *prometheus.Desc
-	d                                                       *Deliverer
+	inFlight, connections, memory, unwritten, lease, lag, lanes, members *prometheus.Desc
+	d                                                                    *Deliverer
 }
 
 func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
@@ -48,6 +48,7 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 		redriven:    prometheus.NewCounter(opts("redriven_total", "Dead letters put back in line.")),
 		orphans:     prometheus.NewCounter(opts("line_orphans_total", "Members of lines for which nothing came up: they were taken out, and their entities went on.")),
 		inFlight:    desc("in_flight", "Sends under way."),
+		connections: desc("receiver_connections", "Connections to receivers, open or being made."),
 		memory:      desc("tasks_in_memory", "Tasks read and not finished."),
 		unwritten:   desc("unwritten_outcomes", "Outcomes that are being written or wait for a partition that takes none.", "partition"),
 		lease:       desc("lease", "1 while sends may start: an offset commit succeeded within the last two thirds of kafka.session_timeout."),
@@ -68,7 +69,7 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 
 // Describe and Collect give what is read when it is asked for.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.inFlight, m.memory, m.unwritten, m.lease, m.lag, m.lanes, m.members} {
+	for _, d := range []*prometheus.Desc{m.inFlight, m.connections, m.memory, m.unwritten, m.lease, m.lag, m.lanes, m.members} {
 		ch <- d
 	}
 }
@@ -80,6 +81,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
 	tasks, _ := m.d.memory.counts()
 	gauge(m.inFlight, float64(m.d.inFlight.Load()))
+	gauge(m.connections, float64(m.d.connections.open.Load()))
 	gauge(m.memory, float64(tasks))
 	for partition, n := range m.d.collector.heldCounts() {
 		gauge(m.unwritten, float64(n), strconv.Itoa(int(partition)))

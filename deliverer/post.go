@@ -200,6 +200,7 @@ func contentType(s string) string {
 type Sender struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	may  func() bool // asked after a connection was made; nil: yes
+	rest func()      // told that a connection has become idle; nil: nobody wants to know
 
 	mu     sync.Mutex
 	idle   []*conn            // the one used last stands last, and is taken first: the others grow old and are closed
@@ -446,13 +447,16 @@ func (s *Sender) give(k *conn) bool {
 	}
 	k.used = time.Now()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || len(s.idle) >= maxIdle {
-		return false
+	keep := !s.closed && len(s.idle) < maxIdle
+	if keep {
+		delete(s.busy, k)
+		s.idle = append(s.idle, k)
 	}
-	delete(s.busy, k)
-	s.idle = append(s.idle, k)
-	return true
+	s.mu.Unlock()
+	if keep && s.rest != nil {
+		s.rest()
+	}
+	return keep
 }
 
 // tlsDrained finds a record that lies inside the TLS layer, out of the peek's sight: a read that may not wait returns it. It rests on crypto/tls not
@@ -487,6 +491,20 @@ func (s *Sender) CloseIdle(olderThan time.Time) {
 	for _, k := range old {
 		k.tcp.Close()
 	}
+}
+
+// CloseOldest closes the connection that has been idle for longest; false: there is none.
+func (s *Sender) CloseOldest() bool {
+	s.mu.Lock()
+	if len(s.idle) == 0 {
+		s.mu.Unlock()
+		return false
+	}
+	k := s.idle[0]
+	s.idle = slices.Delete(s.idle, 0, 1)
+	s.mu.Unlock()
+	k.tcp.Close()
+	return true
 }
 
 // Close ends everything: idle connections, sends under way (their answers say local, with Written telling whether the receiver may have the request)

@@ -16,9 +16,9 @@ import (
 	"github.com/hookferry/hookferry/schemas"
 )
 
-// olderRelease is a commit whose binary is known to be good: the first one that was whole. What it wrote, this one must read, and the other way round, as
-// long as both may run in one deployment.
-const olderRelease = "116e1486593287dc2e23b6e175c1db4e97fdca45"
+// olderRelease is a commit whose binary is known to be good. What it wrote, this one must read, and the other way round, as docs/operations.md promises of two
+// releases in a row. Before the first release a schema is read and written at once: then this moves on to that commit, or a later one.
+const olderRelease = "800a262351b06681632cafa0fc7ef2d3f84535c8"
 
 var versionsScenario = scenario{
 	name: "versions", what: "an older binary and this one in one group: rolled back and upgraded process by process, twice", act: rollVersions,
