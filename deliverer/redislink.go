@@ -257,10 +257,10 @@ func (l *link) open(ctx context.Context) (net.Conn, error) {
 	}
 	deadline, _ := ctx.Deadline()
 	c.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	if l.secure != nil {
 		c = tls.Client(c, l.secure)
 	}
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	err = l.login(c)
 	if !stop() && err == nil { // the deadline may still be set, when a batch is on its way
 		err = context.Cause(ctx)

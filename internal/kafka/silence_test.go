@@ -47,13 +47,8 @@ func (c *forgottenConn) Write(b []byte) (int, error) {
 // the other, before anybody dialled.
 func TestForgottenConnectionsCostOneTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer b.Close()
-		w := &world{t: t, addrs: b.Addrs(), dial: b.Dial}
-		way := &forgetful{dial: b.Dial}
+		w := memoryWorld(t, sandbox.BrokerConfig{Virtual: true})
+		way := &forgetful{dial: w.dial}
 		cl := w.open(w.config(), kafka.Options{Dial: way.Dial})
 		defer cl.Close()
 		if _, err := cl.CreateTopics(t.Context()); err != nil {
@@ -83,13 +78,8 @@ func TestForgottenConnectionsCostOneTimeout(t *testing.T) {
 // request that its connection was dead, though every other request of the process had failed long before. Tiers are polled so.
 func TestALongPollOverAForgottenConnectionEndsWithTheFirstTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer b.Close()
-		w := &world{t: t, addrs: b.Addrs(), dial: b.Dial}
-		way := &forgetful{dial: b.Dial}
+		w := memoryWorld(t, sandbox.BrokerConfig{Virtual: true})
+		way := &forgetful{dial: w.dial}
 		c := w.config()
 		cl := w.open(c, kafka.Options{Dial: way.Dial})
 		defer cl.Close()
@@ -145,7 +135,7 @@ func (c *hasty) Write(b []byte) (int, error) {
 
 func (c *hasty) SetDeadline(t time.Time) error {
 	if t.Before(time.Now()) {
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // virtual
 	}
 	return c.Conn.SetDeadline(t)
 }
@@ -154,16 +144,11 @@ func (c *hasty) SetDeadline(t time.Time) error {
 // connection next.
 func TestAnEndBesideTheAnswerDoesNotCutTheNextRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer b.Close()
-		w := &world{t: t, addrs: b.Addrs(), dial: b.Dial}
+		w := memoryWorld(t, sandbox.BrokerConfig{Virtual: true})
 		var cut atomic.Int64
 		giveUp := func() {}
 		cl := w.open(w.config(), kafka.Options{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := b.Dial(ctx, network, addr)
+			c, err := w.dial(ctx, network, addr)
 			return &hasty{c, func() { giveUp() }, &cut}, err
 		}})
 		defer cl.Close()
