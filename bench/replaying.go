@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hookferry/hookferry/bench/rig"
@@ -17,7 +19,7 @@ type Replayed struct {
 	Alone, Beside       Latency
 	Ratio               float64
 	Took                time.Duration
-	Cores               map[string]float64 // how many each process used meanwhile
+	Cores, CoresAlone   map[string]float64 // how many each process used beside it and, where that was measured, without it
 	Killed              bool               // the router was, in the middle
 	Missing, Duplicates int                // of the replay
 }
@@ -41,10 +43,21 @@ func (b *bench) replaying(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := b.farm.Reset(); err != nil {
+		return err
+	}
 	if _, err := live.Open(ctx, int(replayLive), replayLive); err != nil { // connections
 		return err
 	}
-	for _, r := range []Replayed{{Rate: b.replayRate}, {}, {Killed: true}} {
+	if err := b.delivered("one", int(replayLive)); err != nil { // none of them is to be counted later
+		return err
+	}
+	rated := Replayed{Events: b.replayed, Rate: b.replayRate}
+	if err := b.alternating(ctx, live, &rated); err != nil {
+		return err
+	}
+	b.report.Replayed = append(b.report.Replayed, rated)
+	for _, r := range []Replayed{{}, {Killed: true}} {
 		r.Events = b.replayed
 		if r.Alone, err = b.open(ctx, "one", "one", replayLive); err != nil { // each time anew: a broker is faster the longer it runs
 			return err
@@ -54,7 +67,141 @@ func (b *bench) replaying(ctx context.Context) error {
 		}
 		b.report.Replayed = append(b.report.Replayed, r)
 	}
+	return b.verifying(ctx)
+}
+
+// Verified is what `hookferry verify` said of the subscription that was replayed to, over the whole log.
+type Verified struct {
+	Events    int // of all companies
+	Owed      int
+	Delivered int
+	Missing   int
+	Took      time.Duration
+}
+
+func (b *bench) verifying(ctx context.Context) error {
+	began := time.Now()
+	out, err := b.d.Hookferry(ctx, "verify", "--subscription", "ok rep-0", "--company", company("rep", 0), "--from", "earliest", "--json")
+	if err != nil {
+		return err
+	}
+	v := &Verified{Took: time.Since(began)}
+	b.report.Verified = v
+	return json.Unmarshal([]byte(out), v)
+}
+
+const replayWindows = 10 // at most, of which every other one is beside the replay
+
+// alternating runs a replay at a rate and pauses it in every other window, so that what is beside it and what is alone are of the same minutes: the tail of a
+// broker and of a machine moves by more than a tenth within a quarter of an hour. The first second of a window counts for neither.
+func (b *bench) alternating(ctx context.Context, live *rig.Publisher, r *Replayed) error {
+	if err := b.farm.Reset(); err != nil {
+		return err
+	}
+	m, err := b.d.Marks(ctx)
+	if err != nil {
+		return err
+	}
+	began, id := time.Now(), ""
+	var windows [2][]int64 // when they began: alone, beside
+	r.Cores, r.CoresAlone = map[string]float64{}, map[string]float64{}
+	n, length := 0, b.latency+time.Second
+	pairs := min(replayWindows/2, int(0.9*float64(r.Events)/(r.Rate*length.Seconds()))) // it must not end before they do
+	if pairs == 0 {
+		return fmt.Errorf("a replay of %d events at %v/s is over within %v: it cannot be measured", r.Events, r.Rate, length)
+	}
+	for i := range 2 * pairs {
+		which := 1 - i%2
+		switch {
+		case i == 0:
+			id, err = b.startReplay(ctx, r.Rate)
+		case which == 1:
+			_, err = b.d.Hookferry(ctx, "replay", "resume", id)
+		default:
+			_, err = b.d.Hookferry(ctx, "replay", "pause", id)
+		}
+		if err != nil {
+			return err
+		}
+		at, cpu := time.Now(), b.d.CPU()
+		windows[which] = append(windows[which], at.UnixNano())
+		events := int(replayLive * length.Seconds())
+		if _, err := live.Open(ctx, events, replayLive); err != nil {
+			return err
+		}
+		n += events
+		for name, used := range b.d.CPU() {
+			[]map[string]float64{r.CoresAlone, r.Cores}[which][name] += (used - cpu[name]).Seconds() / time.Since(at).Seconds() / float64(pairs)
+		}
+	}
+	if _, err := b.d.Hookferry(ctx, "replay", "resume", id); err != nil {
+		return err
+	}
+	if err := b.delivered("rep", r.Events); err != nil {
+		return err
+	}
+	r.Took = time.Since(began)
+	if err := b.delivered("one", n); err != nil {
+		return err
+	}
+	s, err := b.farm.Stats("one")
+	if err != nil {
+		return err
+	}
+	missing, duplicates := n-s.Delivered+s.Duplicates, s.Duplicates
+	if s, err = b.farm.Stats("rep"); err != nil {
+		return err
+	}
+	r.Missing, r.Duplicates = r.Events-s.Delivered+s.Duplicates, s.Duplicates
+	all, err := b.farm.Ledger("one")
+	if err != nil {
+		return err
+	}
+	for which, l := range []*Latency{&r.Alone, &r.Beside} {
+		l.PerSecond = replayLive
+		seen := within(all, windows[which], time.Second, length)
+		var late []time.Duration
+		for _, entries := range seen {
+			for _, e := range entries {
+				late = append(late, time.Duration(e.At-e.Due))
+			}
+		}
+		l.P50, l.P99, l.Max = ms(rig.Quantile(late, 0.50)), ms(rig.Quantile(late, 0.99)), ms(rig.Quantile(late, 1))
+		if l.Mean, l.Slowest, err = b.d.Stages(ctx, m, seen); err != nil {
+			return err
+		}
+	}
+	r.Beside.Missing, r.Beside.Duplicates = missing, duplicates // of both
+	r.Ratio = r.Beside.P99 / r.Alone.P99
 	return nil
+}
+
+// within keeps what was due in one of the windows: from skip after one of the moments until length after it.
+func within(all map[string][]rig.Entry, moments []int64, skip, length time.Duration) map[string][]rig.Entry {
+	out := map[string][]rig.Entry{}
+	for name, entries := range all {
+		for _, e := range entries {
+			if slices.ContainsFunc(moments, func(at int64) bool { return e.Due >= at+int64(skip) && e.Due < at+int64(length) }) {
+				out[name] = append(out[name], e)
+			}
+		}
+	}
+	return out
+}
+
+// startReplay replays all events of the one company to its one subscription. rate 0: as fast as it goes.
+func (b *bench) startReplay(ctx context.Context, rate float64) (id string, err error) {
+	out, err := b.d.Hookferry(ctx, "replay", "create", "--subscription", "ok rep-0", "--company", company("rep", 0), "--from", "earliest", "--rate", fmt.Sprint(rate), "--yes", "--detach", "--json")
+	if err != nil {
+		return "", err
+	}
+	var o struct {
+		ID string `json:"id"`
+	}
+	if err := json.Unmarshal([]byte(out), &o); err != nil || o.ID == "" {
+		return "", fmt.Errorf("replay create says %q: %w", out, err)
+	}
+	return o.ID, nil
 }
 
 // beside runs one replay.
@@ -67,7 +214,7 @@ func (b *bench) beside(ctx context.Context, live *rig.Publisher, r *Replayed) er
 		return err
 	}
 	began := time.Now()
-	if _, err := b.d.Hookferry(ctx, "replay", "create", "--subscription", "ok rep-0", "--company", company("rep", 0), "--from", "earliest", "--rate", fmt.Sprint(r.Rate), "--yes", "--detach"); err != nil {
+	if _, err := b.startReplay(ctx, r.Rate); err != nil {
 		return err
 	}
 	ended := make(chan error, 1)

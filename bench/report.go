@@ -18,7 +18,8 @@ type report struct {
 	Latency               []Latency
 	Hanging               []Hanging
 	Replayed              []Replayed
-	Crashes               []string // of our own processes
+	Verified              *Verified // nil: not asked
+	Crashes               []string  // of our own processes
 }
 
 // Sustained is the rate with the publisher running along. CPU in microseconds a delivery, by process.
@@ -77,6 +78,9 @@ func (r *report) wrong() error {
 		}
 		look("beside the replay", p.Beside.Missing, p.Beside.Duplicates)
 	}
+	if v := r.Verified; v != nil && (v.Missing != 0 || v.Delivered != v.Owed) {
+		errs = append(errs, fmt.Errorf("verify: %d delivered of %d owed, %d missing", v.Delivered, v.Owed, v.Missing))
+	}
 	for _, c := range r.Crashes {
 		errs = append(errs, errors.New(c))
 	}
@@ -112,6 +116,9 @@ func (r *report) print(w io.Writer) {
 	for _, p := range r.Replayed {
 		p.print(w)
 	}
+	if v := r.Verified; v != nil {
+		fmt.Fprintf(w, "verify     %d events in the log, %d owed to one subscription, %d delivered, missing %d, in %.1f s\n", v.Events, v.Owed, v.Delivered, v.Missing, v.Took.Seconds())
+	}
 }
 
 func (r *Replayed) print(w io.Writer) {
@@ -128,6 +135,9 @@ func (r *Replayed) print(w io.Writer) {
 	fmt.Fprint(w, "           cores used")
 	for _, n := range slices.Sorted(maps.Keys(r.Cores)) {
 		fmt.Fprintf(w, "  %s %.2f", n, r.Cores[n])
+		if alone, ok := r.CoresAlone[n]; ok {
+			fmt.Fprintf(w, " (%.2f alone)", alone)
+		}
 	}
 	fmt.Fprintln(w)
 }

@@ -19,6 +19,9 @@ func TestWhatIsMissingOrDoubledIsAnError(t *testing.T) {
 		"missing of a replay":              {report{Replayed: []Replayed{{Killed: true, Missing: 1}}}, true},
 		"doubled by a replay":              {report{Replayed: []Replayed{{Duplicates: 1}}}, true},
 		"doubled at a kill":                {report{Replayed: []Replayed{{Killed: true, Duplicates: 1}}}, false},
+		"missing to verify":                {report{Verified: &Verified{Missing: 1}}, true},
+		"not all delivered, says verify":   {report{Verified: &Verified{Owed: 2, Delivered: 1}}, true},
+		"nothing missing to verify":        {report{Verified: &Verified{Owed: 2, Delivered: 2}}, false},
 		"missing beside a replay":          {report{Replayed: []Replayed{{Beside: Latency{Missing: 1}}}}, true},
 		"a deliverer that ended by itself": {report{Crashes: []string{"deliverer ended by itself"}}, true},
 	} {

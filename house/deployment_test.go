@@ -79,17 +79,24 @@ func deploy(t *testing.T) *deployment {
 	t.Cleanup(d.receiver.Close)
 	d.policy, err = egress.NewPolicy(egress.Config{AllowHTTP: true, Ports: []int{0}, AllowRanges: []string{"127.0.0.0/8"}})
 	d.must(err)
+	d.connect()
+	return d
+}
+
+// connect makes the topic set of d's configuration, and what writes into it.
+func (d *deployment) connect() {
+	d.t.Helper()
 	d.kafka = d.open()
-	_, err = d.kafka.CreateTopics(ctx)
+	_, err := d.kafka.CreateTopics(d.ctx)
 	d.must(err)
 	table := d.runTable(d.kafka)
 	d.writer = subscriptions.NewWriter(d.kafka, table, d.keyring, d.policy, subscriptions.DefaultConfig())
 	pc := producer.DefaultConfig()
 	pc.Brokers, pc.TopicPrefix = d.config.Brokers, d.config.TopicPrefix
-	d.producer, err = producer.New(ctx, pc)
+	p, err := producer.New(d.ctx, pc)
 	d.must(err)
-	t.Cleanup(func() { d.producer.Close(context.Background()) })
-	return d
+	d.producer = p
+	d.t.Cleanup(func() { p.Close(context.Background()) })
 }
 
 func (d *deployment) must(err error) {

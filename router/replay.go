@@ -56,6 +56,7 @@ type work struct {
 	busy  bool
 	turn  time.Time // when its last turn ended
 	ready time.Time // nothing to do before
+	kept  int64     // bytes in memory that are fetched and not scanned
 
 	// Of the worker that has it:
 	parts  map[kafka.TP]*stretch
@@ -69,6 +70,7 @@ const (
 	replayAgain = time.Second      // after a failure, and when an order has nothing to do for now
 	replayLost  = time.Hour        // how long an order may stand whose subscription nobody knows
 	replayStuck = 30 * time.Second // for a write that is no step of a scan
+	replayKept  = 64 << 20         // bytes that all orders together may keep between their turns; who comes over it reads again
 )
 
 func newReplayer(r *Router) *replayer {
@@ -164,6 +166,20 @@ func (y *replayer) take() (w *work, wait time.Duration) {
 func (y *replayer) put(w *work, ready time.Time) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
+	w.kept = 0
+	for _, st := range w.parts {
+		w.kept += st.kept.Bytes
+	}
+	all := int64(0)
+	for _, c := range y.works {
+		all += c.kept
+	}
+	if all > replayKept {
+		w.kept = 0
+		for _, st := range w.parts {
+			st.kept = kafka.Batch{}
+		}
+	}
 	w.busy, w.turn, w.ready = false, time.Now(), ready
 }
 

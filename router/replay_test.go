@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -509,6 +510,38 @@ func TestARateComesInSmallPieces(t *testing.T) {
 			if most > max(25, perSecond/19) || total < 59*perSecond || total > 61*perSecond+2 {
 				t.Errorf("%v/s: %v in a minute, %v at once", perSecond, total, most)
 			}
+		}
+	})
+}
+
+// A replay with a rate comes many times a second for a few tasks: what it has read and may not take yet it keeps, and does not have the broker read it again.
+func TestWhatARateLeavesIsNotReadAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		w.subscribe("sub_1", "c_a", FormatStandard, "*")
+		w.deliver()
+		w.start(nil)
+		const events = 2000
+		for range events {
+			w.publish("booking.creation", "c_a")
+		}
+		later(10 * time.Second)
+		var fetches atomic.Int64
+		w.broker.Cluster().ControlKey(int16(kmsg.Fetch), func(q kmsg.Request) (kmsg.Response, error, bool) {
+			w.broker.Cluster().KeepControl()
+			r := q.(*kmsg.FetchRequest)
+			if r.SessionEpoch == -1 && slices.ContainsFunc(r.Topics, func(t kmsg.FetchRequestTopic) bool { return t.Topic == "t.events.booking" }) { // live reads in a session
+				fetches.Add(1)
+			}
+			return nil, nil, false
+		})
+		o := w.startReplay(ReplayDraft{Subscription: "sub_1", Rate: 100})
+		w.over(o.ID)
+		if n := len(w.replayed(0, false)); n != events {
+			t.Errorf("%d of %d events were replayed", n, events)
+		}
+		if n := fetches.Load(); n > 60 {
+			t.Errorf("the broker was asked %d times for %d events", n, events)
 		}
 	})
 }

@@ -24,6 +24,12 @@ type stretch struct {
 	noted  time.Time  // when p was written
 	until  time.Time  // nothing to do before
 	halted atomic.Bool
+	kept   kafka.Batch // what was fetched and could not be scanned yet: the log goes on there, at at.Next
+}
+
+// drop forgets what is not written down.
+func (st *stretch) drop() {
+	st.at, st.kept = st.p, kafka.Batch{}
 }
 
 // stretches gives the stretches of an order that can be scanned now, each with its end. Those that are through without a scan it notes as such.
@@ -209,25 +215,22 @@ func (s *scanning) scan(ctx context.Context) error {
 	if err := s.y.limits.refresh(ctx); err != nil {
 		return err
 	}
-	pos := map[kafka.TP]int64{}
-	for tp, st := range s.parts {
-		st.halted.Store(st.p.Next >= st.end)
-		if !st.halted.Load() {
-			pos[tp] = st.p.Next
+	s.until = time.Now().Add(replayTurn)
+	var kept []kafka.Batch
+	for _, st := range s.parts {
+		st.halted.Store(st.at.Next >= st.end)
+		if len(st.kept.Records) > 0 {
+			kept = append(kept, st.kept)
+			st.kept = kafka.Batch{}
 		}
 	}
-	if len(pos) == 0 {
-		return nil
+	var err error
+	if len(kept) > 0 {
+		err = s.handle(ctx, kept)
 	}
-	s.until = time.Now().Add(replayTurn)
-	most, each := s.fetchBytes()
-	f := s.y.r.kafka.NewFetcher(kafka.FetchConfig{
-		MaxBytes: int32(most), PartitionBytes: int32(each), Empty: true, MaxWait: 100 * time.Millisecond,
-		OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true },
-		Full:       func(tp kafka.TP) bool { return s.parts[tp].halted.Load() },
-	})
-	f.Assign(pos)
-	err := f.Run(ctx, s.handle)
+	if err == nil {
+		err = s.fetch(ctx)
+	}
 	if errors.Is(err, errTurnOver) {
 		err = nil
 	}
@@ -238,7 +241,28 @@ func (s *scanning) scan(ctx context.Context) error {
 	return s.save(ctx, true)
 }
 
-// fetchBytes says how much to ask for. Who has a rate comes often for little, and reads again what he could not take.
+// fetch reads on where the log was not read yet.
+func (s *scanning) fetch(ctx context.Context) error {
+	pos := map[kafka.TP]int64{}
+	for tp, st := range s.parts {
+		if !st.halted.Load() {
+			pos[tp] = st.at.Next
+		}
+	}
+	if len(pos) == 0 {
+		return nil
+	}
+	most, each := s.fetchBytes()
+	f := s.y.r.kafka.NewFetcher(kafka.FetchConfig{
+		MaxBytes: int32(most), PartitionBytes: int32(each), Empty: true, MaxWait: 100 * time.Millisecond,
+		OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true },
+		Full:       func(tp kafka.TP) bool { return s.parts[tp].halted.Load() },
+	})
+	f.Assign(pos)
+	return f.Run(ctx, s.handle)
+}
+
+// fetchBytes says how much to ask for. Who has a rate comes often for little, and keeps meanwhile what he could not take.
 func (s *scanning) fetchBytes() (most, ofPartition int) {
 	cfg := s.y.r.cfg
 	if s.c.order.Rate > 0 || s.c.sub != nil && s.c.sub.ReplayRate > 0 {
@@ -327,6 +351,8 @@ func (s *scanning) batch(ctx context.Context, st *stretch, b *kafka.Batch) error
 		if wait > 0 {
 			st.until = now.Add(wait)
 			st.halted.Store(true)
+			st.kept = *b
+			st.kept.Records = b.Records[i:]
 			return nil
 		}
 		scanned++
@@ -476,7 +502,7 @@ func (s *scanning) flush(ctx context.Context) error {
 func (s *scanning) drop() {
 	s.pass.reset()
 	for _, st := range s.parts {
-		st.at = st.p
+		st.drop()
 	}
 }
 

@@ -743,6 +743,7 @@ func (f *Fetcher) decode(l *loop, b []byte) (as []answer, outside []asked, n int
 			f.moved(a, a.next, a.bytes)
 			return
 		}
+		before := room
 		records, next, cut, err := decodeWithin(r.records, a.next, nil, &room)
 		if err != nil {
 			f.brokenAt(a, err)
@@ -759,7 +760,7 @@ func (f *Fetcher) decode(l *loop, b []byte) (as []answer, outside []asked, n int
 			as = make([]answer, 0, len(l.asked))
 		}
 		n += len(records)
-		as = append(as, answer{Batch{TP: a.tp, Records: records, Next: next, HighWatermark: r.highWatermark, LogStart: r.logStart, Bytes: len(r.records)}, a.version})
+		as = append(as, answer{Batch{TP: a.tp, Records: records, Next: next, HighWatermark: r.highWatermark, LogStart: r.logStart, Bytes: int64(len(r.records) + before - room)}, a.version})
 	})
 	switch {
 	case err != nil:

@@ -38,7 +38,7 @@ type Batch struct {
 	Next          int64    // where reading goes on: at least the last record's offset + 1, more where the end of it was compacted away
 	HighWatermark int64    // of the partition when the broker answered
 	LogStart      int64
-	Bytes         int // as they came over the wire
+	Bytes         int64 // that the records are parts of, as fetched and as unpacked
 }
 
 // Codec is a compression of record batches.
