@@ -30,7 +30,7 @@ func main() {
 	quick := flag.Bool("quick", false, "short phases: a first look, no figures to quote")
 	out := flag.String("json", "", "also write the figures to this file")
 	keep := flag.String("dir", "", "work in this directory and keep it (default: a temporary one)")
-	only := flag.String("only", "", "comma-separated phases: fan1,fan10,latency,hang,replay (default all)")
+	only := flag.String("only", "", "comma-separated phases: fan1,fan10,latency,hang,replay,order (default all)")
 	rate := flag.Float64("replay-rate", 2000, "tasks a second of the replay that has a rate")
 	profiles := flag.String("profiles", "", "take processor profiles of router and deliverer at the sustained rates into this directory; costs some of the rate")
 	farm := flag.Bool("farm", false, "be the farm of receivers (started by the bench itself)")

@@ -44,7 +44,7 @@ func (b *bench) run(ctx context.Context, dir string, only []string) error {
 	for _, p := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"fan1", b.fan(1)}, {"fan10", b.fan(10)}, {"latency", b.latencies}, {"hang", b.hanging}, {"replay", b.replaying}} {
+	}{{"fan1", b.fan(1)}, {"fan10", b.fan(10)}, {"latency", b.latencies}, {"hang", b.hanging}, {"replay", b.replaying}, {"order", b.ordering}} {
 		if !want(p.name) {
 			continue
 		}

@@ -103,7 +103,7 @@ func (b *bench) alternating(ctx context.Context, live *rig.Publisher, r *Replaye
 		return err
 	}
 	began, id := time.Now(), ""
-	var windows [2][]int64 // when they began: alone, beside
+	var windows [2][]time.Time // when they began: alone, beside
 	r.Cores, r.CoresAlone = map[string]float64{}, map[string]float64{}
 	n, length := 0, b.latency+time.Second
 	pairs := min(replayWindows/2, int(0.9*float64(r.Events)/(r.Rate*length.Seconds()))) // it must not end before they do
@@ -124,7 +124,7 @@ func (b *bench) alternating(ctx context.Context, live *rig.Publisher, r *Replaye
 			return err
 		}
 		at, cpu := time.Now(), b.d.CPU()
-		windows[which] = append(windows[which], at.UnixNano())
+		windows[which] = append(windows[which], at)
 		events := int(replayLive * length.Seconds())
 		if _, err := live.Open(ctx, events, replayLive); err != nil {
 			return err
@@ -158,16 +158,7 @@ func (b *bench) alternating(ctx context.Context, live *rig.Publisher, r *Replaye
 		return err
 	}
 	for which, l := range []*Latency{&r.Alone, &r.Beside} {
-		l.PerSecond = replayLive
-		seen := within(all, windows[which], time.Second, length)
-		var late []time.Duration
-		for _, entries := range seen {
-			for _, e := range entries {
-				late = append(late, time.Duration(e.At-e.Due))
-			}
-		}
-		l.P50, l.P99, l.Max = ms(rig.Quantile(late, 0.50)), ms(rig.Quantile(late, 0.99)), ms(rig.Quantile(late, 1))
-		if l.Mean, l.Slowest, err = b.d.Stages(ctx, m, seen); err != nil {
+		if *l, err = b.pooled(ctx, m, all, replayLive, windows[which], length); err != nil {
 			return err
 		}
 	}
@@ -176,17 +167,25 @@ func (b *bench) alternating(ctx context.Context, live *rig.Publisher, r *Replaye
 	return nil
 }
 
-// within keeps what was due in one of the windows: from skip after one of the moments until length after it.
-func within(all map[string][]rig.Entry, moments []int64, skip, length time.Duration) map[string][]rig.Entry {
-	out := map[string][]rig.Entry{}
+// pooled is the latency of what was delivered of the events that were due in one of several windows, but for their first second.
+func (b *bench) pooled(ctx context.Context, m *rig.Marks, all map[string][]rig.Entry, perSecond float64, begins []time.Time, length time.Duration) (l Latency, err error) {
+	seen := map[string][]rig.Entry{}
+	var late []time.Duration
 	for name, entries := range all {
 		for _, e := range entries {
-			if slices.ContainsFunc(moments, func(at int64) bool { return e.Due >= at+int64(skip) && e.Due < at+int64(length) }) {
-				out[name] = append(out[name], e)
+			due := time.Unix(0, e.Due)
+			counts := func(begin time.Time) bool {
+				return !due.Before(begin.Add(time.Second)) && due.Before(begin.Add(length))
+			}
+			if e.Status/100 == 2 && slices.ContainsFunc(begins, counts) {
+				seen[name] = append(seen[name], e)
+				late = append(late, time.Duration(e.At-e.Due))
 			}
 		}
 	}
-	return out
+	l = Latency{PerSecond: perSecond, P50: ms(rig.Quantile(late, 0.50)), P99: ms(rig.Quantile(late, 0.99)), Max: ms(rig.Quantile(late, 1))}
+	l.Mean, l.Slowest, err = b.d.Stages(ctx, m, seen)
+	return l, err
 }
 
 // startReplay replays all events of the one company to its one subscription. rate 0: as fast as it goes.

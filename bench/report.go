@@ -19,6 +19,7 @@ type report struct {
 	Hanging               []Hanging
 	Replayed              []Replayed
 	Verified              *Verified // nil: not asked
+	Ordered               *Ordered  // nil: not measured
 	Crashes               []string  // of our own processes
 }
 
@@ -81,6 +82,10 @@ func (r *report) wrong() error {
 	if v := r.Verified; v != nil && (v.Missing != 0 || v.Delivered != v.Owed) {
 		errs = append(errs, fmt.Errorf("verify: %d delivered of %d owed, %d missing", v.Delivered, v.Owed, v.Missing))
 	}
+	if o := r.Ordered; o != nil {
+		look("entities in order", o.Healthy.Missing, o.Healthy.Duplicates)
+		look("entities in order beside failing ones", o.Beside.Missing, o.Beside.Duplicates)
+	}
 	for _, c := range r.Crashes {
 		errs = append(errs, errors.New(c))
 	}
@@ -118,6 +123,12 @@ func (r *report) print(w io.Writer) {
 	}
 	if v := r.Verified; v != nil {
 		fmt.Fprintf(w, "verify     %d events in the log, %d owed to one subscription, %d delivered, missing %d, in %.1f s\n", v.Events, v.Owed, v.Delivered, v.Missing, v.Took.Seconds())
+	}
+	if o := r.Ordered; o != nil {
+		fmt.Fprintf(w, "order      %.0f/s  p99 of entities beside failing ones of their subscription %.1f ms, without %.1f ms: %.2f x (goal <= 1.2); missing %d, %d requests refused\n",
+			o.Beside.PerSecond, o.Beside.P99, o.Healthy.P99, o.Ratio, o.Healthy.Missing+o.Beside.Missing, o.Refused)
+		o.Healthy.printStages(w, "without", "  slowest 1 %")
+		o.Beside.printStages(w, "beside", "  slowest 1 %")
 	}
 }
 

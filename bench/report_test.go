@@ -19,6 +19,8 @@ func TestWhatIsMissingOrDoubledIsAnError(t *testing.T) {
 		"missing of a replay":              {report{Replayed: []Replayed{{Killed: true, Missing: 1}}}, true},
 		"doubled by a replay":              {report{Replayed: []Replayed{{Duplicates: 1}}}, true},
 		"doubled at a kill":                {report{Replayed: []Replayed{{Killed: true, Duplicates: 1}}}, false},
+		"missing in order":                 {report{Ordered: &Ordered{Healthy: Latency{Missing: 1}}}, true},
+		"missing beside failing entities":  {report{Ordered: &Ordered{Beside: Latency{Missing: 1}}}, true},
 		"missing to verify":                {report{Verified: &Verified{Missing: 1}}, true},
 		"not all delivered, says verify":   {report{Verified: &Verified{Owed: 2, Delivered: 1}}, true},
 		"nothing missing to verify":        {report{Verified: &Verified{Owed: 2, Delivered: 2}}, false},

@@ -85,6 +85,7 @@ type Subscription struct {
 	Company, Path string
 	Schedule      []time.Duration // the waits before each try; nil: the default
 	Timeout       time.Duration   // of a try; 0: the default
+	Order         string          // empty: none
 
 	ID  string // set by Subscribe
 	Cut int64  // ms of the brokers' clock: where its live span begins; set by Subscribe
@@ -302,7 +303,7 @@ func (d *Deployment) Subscribe(ctx context.Context, subs []Subscription) error {
 				return
 			}
 			live, _, err := w.Create(ctx, subscriptions.Draft{Company: s.Company, Name: strings.ReplaceAll(s.Path, "/", " "), URL: "http://" + d.Farm.Addr + s.Path,
-				Events: []string{"booking.*"}, Schedule: s.Schedule, Timeout: s.Timeout, Secret: &secret})
+				Events: []string{"booking.*"}, Schedule: s.Schedule, Timeout: s.Timeout, Order: s.Order, Secret: &secret})
 			if errs[i] = err; err == nil {
 				subs[i].ID, subs[i].Cut = live.ID, live.Spans[len(live.Spans)-1].At
 			}

@@ -240,8 +240,11 @@ func (f *Farm) serve(c net.Conn) {
 			f.body = slices.Clone(body)
 			f.mu.Unlock()
 		}
-		e := Entry{At: time.Now().UnixNano(), ID: h.id, Attempt: h.attempt, Status: b.status, Sum: fnv1a(body)}
-		e.Seq, e.Due = mark(body)
+		e := Entry{At: time.Now().UnixNano(), ID: h.id, Attempt: h.attempt, Sum: fnv1a(body)}
+		if e.Seq, e.Due = mark(body); e.Seq < s.since {
+			b = &s.good
+		}
+		e.Status = b.status
 		if _, ok := b.meet(c, r); !ok {
 			e.Status = 0
 			s.ledger.add(e)

@@ -52,6 +52,7 @@ type Publisher struct {
 	first     int64
 
 	versions int     // events of one entity; 0: the entity id is the mark
+	entities int64   // number of the first entity
 	version  []int   // where each template carries the version
 	entity   [][]int // where each template carries the entity id
 	tps      []int32 // partition of each event of the batch under construction
@@ -151,6 +152,9 @@ func (p *Publisher) Keep(f *SentFile) { p.ledger = f }
 // Sent is what Open has sent so far, by sequence number from First on.
 func (p *Publisher) Sent() []Sent { return p.sent }
 
+// EntitiesFrom makes the entities of this publisher begin at a number, so that it has none in common with another one of the same company.
+func (p *Publisher) EntitiesFrom(n int64) { p.entities = n }
+
 // First is the sequence number of the first event of this publisher.
 func (p *Publisher) First() int64 { return p.first }
 
@@ -169,7 +173,7 @@ func (p *Publisher) add(c int, due int64) Sent {
 	p.key = append(append(p.key[:0], p.companies[c]...), '/')
 	if entity >= 0 {
 		from := len(p.key)
-		p.key = fmt.Appendf(p.key, entityText, entity)
+		p.key = fmt.Appendf(p.key, entityText, p.entities+entity)
 		for _, i := range p.entity[c] {
 			copy(b[i:], p.key[from:])
 		}

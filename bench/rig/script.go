@@ -21,6 +21,7 @@ import (
 //	/flap/2/...               does what the rest says on the first two tries of each task (nothing: 503), then answers 200
 //	/some/8/flap/2/...        flaps so for one task in eight, and answers 200 to the others
 //	/flap/3s/...              does what the rest says in every second 3 s, and answers 200 in between
+//	/since/700000000/...      does what the rest says to events from that number on, and answers 200 to those before; not while there is a file
 //
 // Words may follow each other: /flap/2/delay/1s/status/500/NAME. The name is what comes after them, and may hold slashes.
 type script struct {
@@ -32,6 +33,7 @@ type script struct {
 	some       int // flap for one task in so many; 0: for all
 	flaps      bool
 	good       behaviour // between the flaps
+	since      int64     // bad is for the events from this number on
 }
 
 // behaviour is how one request is met.
@@ -81,6 +83,8 @@ func parseScript(path, addr string) *script {
 		case "redirect":
 			b.status, _ = strconv.Atoi(arg)
 			b.location, said = "redirect", true
+		case "since":
+			s.since, _ = strconv.ParseInt(arg, 10, 64)
 		case "some":
 			s.some, _ = strconv.Atoi(arg)
 		case "flap":

@@ -756,9 +756,6 @@ func (f *Fetcher) decode(l *loop, b []byte) (as []answer, outside []asked, n int
 		if !f.moved(a, next, size) || (len(records) == 0 && next == a.next && !f.cfg.Empty) {
 			return
 		}
-		if as == nil {
-			as = make([]answer, 0, len(l.asked))
-		}
 		n += len(records)
 		as = append(as, answer{Batch{TP: a.tp, Records: records, Next: next, HighWatermark: r.highWatermark, LogStart: r.logStart, Bytes: int64(len(r.records) + before - room)}, a.version})
 	})
