@@ -775,7 +775,7 @@ func (ls *lines) putBack(own *part, t *schemas.Task, into *kafka.Records) {
 		l.order = newOrder(ls.bookOf(own.tp.Partition), true)
 	}
 	st := l.order.enter(lineKey{t.Source.Topic, t.Source.Partition, t.EntityID}, t.Source.Offset)
-	if st.it != nil { // a copy of an earlier round, which ends in a moment: this one opens its place when it comes up
+	if st.it != nil { // a copy of an earlier round: it waits for the redrive, and keeps the place (lane.ending)
 		return
 	}
 	l.order.leave(st, t.Due)

@@ -19,7 +19,7 @@ import (
 // again, and that may be later. So the order names the pause by its cut, and has no end; the owner of the partition finds the end, in these steps:
 //
 //	1. its table holds the subscription as active, with a live cut behind the pause's
-//	2. no task is on its way to `dead` as paused any more (letGo, unwritten)
+//	2. no task is on its way to `dead` as paused any more (letGo, unwritten), and none that has a letter still holds its place in a line (ending)
 //	3. it writes a marker without a task to `dead`: there is the end
 //	4. it redrives what lies before the marker, as any redrive does
 //
@@ -98,17 +98,18 @@ func (r *redriver) bounds(s *steps, o *schemas.Replay, b *book) (begin, end int6
 
 // endOf is where a redrive after a pause ends: at its marker, which is written if there is none. The markers of the partition are read.
 func (r *redriver) endOf(s *steps, o *schemas.Replay, b *book) (int64, error) {
-	if end, ok := b.ends[o.ID]; ok {
-		return end, nil
-	}
-	if l := r.d.laneIfAny(o.Subscription); l != nil {
+	l := r.d.laneIfAny(o.Subscription)
+	if l != nil {
 		l.letGo()
 	}
-	for r.d.collector.unwritten(o.Subscription) {
+	for r.d.collector.unwritten(o.Subscription) || l != nil && l.ending() {
 		pause(s, 50*time.Millisecond)
 		if s.Err() != nil {
 			return 0, errUnwritten
 		}
+	}
+	if end, ok := b.ends[o.ID]; ok {
+		return end, nil
 	}
 	at := schemas.Source{Topic: b.tp.Topic, Partition: b.tp.Partition}
 	var out kafka.Records
@@ -131,7 +132,7 @@ func (r *redriver) endOf(s *steps, o *schemas.Replay, b *book) (int64, error) {
 	return end, nil
 }
 
-var errUnwritten = errors.New("tasks that came up while the subscription was paused are not written to dead yet")
+var errUnwritten = errors.New("the ends of tasks that came up while the subscription was paused are not written yet")
 
 // letGo returns when every task that a sender has found to be paused is with the collector, and none is found so any more by settings older than what the
 // table holds now. The sequence that it prevents: a sender reads that the subscription is paused; the table learns that it is active; the redriver sees that,
@@ -140,6 +141,22 @@ func (l *lane) letGo() {
 	l.mu.Lock() // who compared the count before has handed over (lane.end)
 	defer l.mu.Unlock()
 	l.changes.Add(1) // the table tells the lane only after it has changed
+}
+
+// ending says whether a task that a pause has ended still holds its place in a line: its letter may stand, but its attempt, its tombstones or its mark do not. Its task
+// could not be put back into that place (lines.putBack), which is given up in a moment, and what was published later would go before it.
+func (l *lane) ending() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.order == nil {
+		return false
+	}
+	for _, e := range l.order.lines {
+		if slices.ContainsFunc(e.all, func(st *standing) bool { return st.where == ending && st.it.out.reason == schemas.ReasonPaused }) {
+			return true
+		}
+	}
+	return false
 }
 
 // unwritten says whether tasks of a subscription are on their way to `dead` as paused.

@@ -80,3 +80,44 @@ func TestWhatAPauseHasEndedComesBeforeWhatWasPublishedInIt(t *testing.T) {
 		})
 	}
 }
+
+// A task that came up while its subscription was paused holds its place in the line until its end is written. Where the letter stands and the attempt does not, the
+// redrive waits: put back before, the task would have no place, and what was published later would be sent before it.
+func TestARedriveOfAPauseWaitsForTheEndsOfItsLetters(t *testing.T) {
+	inBubble(t, func(*sandbox.Received) string { return "" }, func(t *testing.T, w *world) {
+		s := w.subscribe("/x", func(d *subscriptions.Draft) { d.Order = schemas.OrderEntity })
+		w.member()
+		paused := w.become(s, schemas.StatePaused, schemas.CutPaused)
+		pass(time.Second)
+		attempts := w.refuse(w.kafka.Topics().Attempts, -1, kerr.NotLeaderForPartition, "")
+		var all []*schemas.Task
+		for _, entity := range "abcabcabc" {
+			all = append(all, w.taskOf(s, string(entity)))
+		}
+		w.put(all...)
+		w.must(attempts.Wait(w.within(time.Minute), 1)) // so the letters stand
+		order := schemas.PausedRedrive(&s.Subscription, paused.At, time.Now().UnixMilli())
+		_, err := OrderRedrive(w.ctx, w.kafka, order)
+		w.must(err)
+		// What is put back is read late, so that only its members stand before what waits.
+		unread := w.broker.Cluster().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: w.kafka.Topics().Tiers[0].Name, Err: kerr.NotLeaderForPartition, Count: -1})
+		w.becomeBy(s, schemas.StateActive, schemas.Cut{Kind: schemas.CutLive, Reason: "rpl_catchup"})
+		st0, _ := w.stateOf(&order); t.Log("resumed", time.Now(), st0)
+		pass(time.Second) // less than what makes a lane hand back who waits
+		st0, _ = w.stateOf(&order); t.Log("after 4 s", time.Now(), st0, len(w.dead()), len(w.attempts()))
+		attempts.Remove()
+		pass(8 * time.Second)
+		unread.Remove()
+		w.must(w.receiver.WaitDelivered(w.within(10*time.Minute), "", len(all)))
+		for _, r := range w.receiver.Ledger() { t.Log(r.At, r.WebhookID) }
+		for i, x := range all { t.Log(i, x.ID, schemas.WebhookID(x.Subscription, x.EventID)) }
+		w.inOrder(all...)
+		if state, _ := w.stateOf(&order); state != schemas.ReplayDone {
+			t.Errorf("the redrive is %s", state)
+		}
+		pass(time.Minute)
+		if n := len(w.lines().members); n != 0 {
+			t.Errorf("%d members still stand", n)
+		}
+	})
+}
