@@ -175,12 +175,17 @@ func (y *replayer) put(w *work, ready time.Time) {
 		all += c.kept
 	}
 	if all > replayKept {
-		w.kept = 0
-		for _, st := range w.parts {
-			st.kept = kafka.Batch{}
-		}
+		w.forget()
 	}
 	w.busy, w.turn, w.ready = false, time.Now(), ready
+}
+
+// forget lets go of what is fetched and not scanned: it is read again.
+func (w *work) forget() {
+	w.kept = 0
+	for _, st := range w.parts {
+		st.kept = kafka.Batch{}
+	}
 }
 
 // wanted says whether an order waits for a worker.
@@ -200,6 +205,7 @@ func (y *replayer) wanted() bool {
 func (y *replayer) turn(ctx context.Context, pass *pass, w *work) time.Time {
 	o := y.r.orders.get(w.id)
 	if o == nil || o.State != schemas.ReplayRunning {
+		w.forget()
 		return time.Now().Add(replayAgain)
 	}
 	ready, err := y.advance(ctx, pass, w, o)
@@ -221,6 +227,7 @@ func (y *replayer) advance(ctx context.Context, pass *pass, w *work, o *schemas.
 	}
 	c, wait, why := y.choose(o)
 	if c == nil {
+		w.forget()
 		if why != "" {
 			return time.Now().Add(replayAgain), y.sweep(ctx, o, why)
 		}

@@ -545,3 +545,21 @@ func TestWhatARateLeavesIsNotReadAgain(t *testing.T) {
 		}
 	})
 }
+
+// What all replays together keep between their turns is bounded: who comes over the bound lets go of his, and reads again.
+func TestWhatReplaysKeepIsBounded(t *testing.T) {
+	keeps := func(id string, bytes int64) *work {
+		b := kafka.Batch{Records: []kafka.Record{{Offset: 1}}, Bytes: bytes}
+		return &work{id: id, parts: map[kafka.TP]*stretch{{Topic: id}: {kept: b}}}
+	}
+	a, b, c := keeps("a", replayKept-10), keeps("b", 11), keeps("c", 10)
+	y := &replayer{works: map[string]*work{"a": a, "b": b, "c": c}}
+	for _, w := range []*work{a, b, c} {
+		y.put(w, time.Now())
+	}
+	for w, want := range map[*work]int{a: 1, b: 0, c: 1} {
+		if got := len(w.parts[kafka.TP{Topic: w.id}].kept.Records); got != want {
+			t.Errorf("%s keeps %d records, want %d", w.id, got, want)
+		}
+	}
+}

@@ -4,34 +4,28 @@
 //	go run ./bench/simulation -seeds 500 -for 10m             as many as fit ten minutes, 500 at least
 //	go run ./bench/simulation -from 4711 -seeds 1 -history    one seed, with all that happened
 //
-// A seed decides all that can be decided from outside: the plan (plan.go) and every choice that is made on the way (which request is lost, which event comes
-// next), and crypto/rand. What it does not decide is the order in which Go runs goroutines that are ready at the same virtual moment, which case of a
-// select is taken, and the order of maps. So a seed that fails fails again mostly, not surely; -repeat runs each several times.
+// A seed decides all that happens: the plan (plan.go), every choice that is made on the way (which request is lost, which event comes next), crypto/rand, and
+// on Linux and amd64 also which goroutine runs first, which case of a select is taken, and the order of maps (exact_linux_amd64.go). So a seed that fails fails
+// again, in the same way, as long as the code is the same; -repeat runs each several times and says if it ever went another way. Where a process may not be
+// traced, the program says so, and a seed that fails fails again mostly.
 //
 //	plan.go      what a seed decides        world.go     one deployment in a bubble
 //	run.go       steps, faults, jumps       receiver.go  receivers and their ledger
 //	reader.go    what stands on the topics  check.go     the promises
+//	child.go     a child process            exact_linux_amd64.go  and how it is made to run the same way each time
 //
-// Each seed runs in a child process, so that one that hangs or crashes is one that fails.
+// Each seed runs in a child process of its own: one that hangs or crashes is one that fails, and none inherits anything from another.
 package main
 
 import (
-	"bufio"
-	"bytes"
-	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -44,9 +38,6 @@ type options struct {
 	history                 bool
 	dir                     string
 }
-
-// perChild is how many seeds a child runs before the next takes over: starting one costs as much as a short seed.
-const perChild = 8
 
 func main() {
 	var o options
@@ -76,37 +67,35 @@ func run(o *options) (failed int, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(tmp)
-	binary := filepath.Join(tmp, "simulation.test")
-	build := exec.Command("go", "test", "-c", "-o", binary, "github.com/hookferry/hookferry/bench/simulation")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build the simulation: %w\n%s", err, out)
+	binary, err := build(tmp)
+	if err != nil {
+		return 0, err
 	}
 	began := time.Now()
-	work := make(chan [2]uint64) // from the first seed to behind the last
-	results := make(chan *result)
+	work, results := make(chan uint64), make(chan *result)
 	var children sync.WaitGroup
-	for range o.parallel {
+	for i := range o.parallel {
 		children.Go(func() {
-			for seeds := range work {
-				child(o, binary, seeds[0], seeds[1], results)
+			for seed := range work {
+				results <- child(o, binary, seed, i)
 			}
 		})
 	}
 	go func() {
 		end := o.from + uint64(o.seeds)
 		for range o.repeat {
-			for at := o.from; at < end; at += perChild {
-				work <- [2]uint64{at, min(at+perChild, end)}
+			for seed := o.from; seed < end; seed++ {
+				work <- seed
 			}
 		}
-		for ; time.Since(began) < o.least; end += perChild {
-			work <- [2]uint64{end, end + perChild}
+		for ; time.Since(began) < o.least; end++ {
+			work <- end
 		}
 		close(work)
 		children.Wait()
 		close(results)
 	}()
-	s := &summary{counts: map[string]int{}}
+	s := &summary{counts: map[string]int{}, ran: map[uint64]string{}}
 	for r := range results {
 		s.add(r)
 		if s.seeds%50 == 0 {
@@ -120,131 +109,6 @@ func run(o *options) (failed int, err error) {
 	}
 	s.print(time.Since(began))
 	return s.failed, nil
-}
-
-// child runs the seeds of one share, and goes on behind one that hung or crashed.
-func child(o *options, binary string, from, end uint64, results chan<- *result) {
-	for from < end {
-		from = share(o, binary, from, end, results)
-	}
-}
-
-// share starts one child for the seeds from..end and returns the first that it did not run.
-func share(o *options, binary string, from, end uint64, results chan<- *result) (next uint64) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	c := exec.CommandContext(ctx, binary, "-test.run", "^TestSimulation$", "-test.timeout", "0")
-	// One processor a child: fewer ways to run the same seed, and as many children as there are processors.
-	c.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=400", fmt.Sprintf("SIMULATION_FROM=%d", from), fmt.Sprintf("SIMULATION_SEEDS=%d", end-from))
-	// Who does not end says where it is: the stacks go into the history.
-	c.Env = append(c.Env, "GOTRACEBACK=all")
-	c.Cancel = func() error { return c.Process.Signal(syscall.SIGQUIT) }
-	c.WaitDelay = 10 * time.Second
-	var text bytes.Buffer
-	c.Stderr = &text
-	out, err := c.StdoutPipe()
-	if err == nil {
-		err = c.Start()
-	}
-	if err != nil {
-		results <- &result{Seed: from, Violations: []string{"the child did not start: " + err.Error()}}
-		return from + 1
-	}
-	w := &watchdog{limit: o.limit, pid: c.Process.Pid, kill: cancel, from: time.Now()}
-	go w.run(ctx)
-	next = from
-	lines := bufio.NewReaderSize(out, 1<<20)
-	for {
-		line, err := lines.ReadString('\n')
-		if encoded, ok := strings.CutPrefix(line, "RESULT "); ok {
-			r := &result{}
-			if json.Unmarshal([]byte(encoded), r) == nil {
-				if len(r.Violations) == 0 && !o.history {
-					r.Plan, r.History = "", nil
-				}
-				results <- r
-				next = r.Seed + 1
-				w.progress()
-			}
-		} else if !strings.HasPrefix(line, "SEED ") {
-			text.WriteString(line)
-		}
-		if err == io.EOF || err != nil {
-			break
-		}
-	}
-	err = c.Wait()
-	if next < end {
-		why := "the child ended"
-		if ctx.Err() != nil {
-			why = "no end: " + w.said()
-		}
-		results <- &result{Seed: next, Violations: []string{fmt.Sprintf("%s: %v", why, err)}, History: strings.Split(text.String(), "\n")}
-		next++
-	}
-	return next
-}
-
-// watchdog kills a child whose seed takes too long: by processor time, because a loaded machine is no fault of the seed's, and by wall-clock time, because
-// what hangs takes no processor time.
-type watchdog struct {
-	limit time.Duration
-	pid   int
-	kill  func()
-
-	mu   sync.Mutex
-	from time.Time
-	cpu  time.Duration // when the present seed began
-	why  string
-}
-
-func (w *watchdog) progress() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.from, w.cpu = time.Now(), processorTime(w.pid)
-}
-
-func (w *watchdog) said() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.why
-}
-
-func (w *watchdog) run(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		w.mu.Lock()
-		cpu, wall := processorTime(w.pid)-w.cpu, time.Since(w.from)
-		if over := cpu > w.limit || wall > 20*w.limit; over {
-			w.why = fmt.Sprintf("after %v of processor time and %v", cpu.Round(time.Second), wall.Round(time.Second))
-			w.kill()
-		}
-		w.mu.Unlock()
-	}
-}
-
-// processorTime is what a process has used so far, from /proc; 0 where there is none.
-func processorTime(pid int) time.Duration {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 13 {
-		return 0
-	}
-	ticks := 0
-	for _, f := range fields[11:13] { // user and system, in hundredths of a second
-		n, _ := strconv.Atoi(f)
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // report says what went wrong in a seed and how to see it again.
@@ -262,7 +126,7 @@ func report(o *options, r *result) {
 	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
 		fmt.Println("      its history could not be written:", err)
 	}
-	fmt.Printf("      plan and history: %s; again: go run ./bench/simulation -from %d -seeds 1 -repeat 5\n", name, r.Seed)
+	fmt.Printf("      plan and history: %s; again: go run ./bench/simulation -from %d -seeds 1\n", name, r.Seed)
 }
 
 // summary adds up the seeds.
@@ -270,13 +134,22 @@ type summary struct {
 	seeds, failed, violations          int
 	events, owed, deliveries, requests int
 	dead, dropped, explained, unheard  int
-	virtual, wall                      time.Duration
+	virtual                            time.Duration
 	counts                             map[string]int
 	bad                                []uint64
+	ran                                map[uint64]string // how a seed ran the first time
+	same                               int               // how often one ran again, and the same way
 }
 
 func (s *summary) add(r *result) {
 	s.seeds++
+	if before, again := s.ran[r.Seed]; !again {
+		s.ran[r.Seed] = r.way
+	} else if r.exact && before != r.way {
+		r.Violations = append(r.Violations, "it ran another way than before")
+	} else if r.exact {
+		s.same++
+	}
 	if len(r.Violations) > 0 {
 		s.failed++
 		s.violations += len(r.Violations)
@@ -291,7 +164,6 @@ func (s *summary) add(r *result) {
 	s.explained += r.Explained
 	s.unheard += r.Unheard
 	s.virtual += r.Virtual
-	s.wall += r.Wall
 	for k, n := range r.Counts {
 		s.counts[k] += n
 	}
@@ -306,6 +178,9 @@ func (s *summary) print(took time.Duration) {
 		list = append(list, fmt.Sprintf("%s %d", k, s.counts[k]))
 	}
 	fmt.Println("faults:", strings.Join(list, ", "))
+	if s.same > 0 {
+		fmt.Printf("%d times a seed ran again, and the same way\n", s.same)
+	}
 	if len(s.bad) > 0 {
 		slices.Sort(s.bad)
 		fmt.Println("seeds that failed:", s.bad)

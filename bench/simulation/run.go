@@ -18,7 +18,7 @@ import (
 type result struct {
 	Seed                               uint64
 	Kind                               string
-	Virtual, Wall                      time.Duration
+	Virtual                            time.Duration
 	Events, Owed, Deliveries, Requests int
 	Dead, Dropped                      int
 	Explained, Unheard                 int // second copies
@@ -26,6 +26,9 @@ type result struct {
 	Violations                         []string
 	Plan                               string
 	History                            []string
+
+	way   string // a sum over all that the child said
+	exact bool   // it must run the same way each time
 }
 
 // simulate runs a seed in the present bubble.

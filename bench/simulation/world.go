@@ -128,7 +128,7 @@ func (h *history) Sync() error { return nil }
 func newWorld(ctx context.Context, p *plan) (*world, error) {
 	w := &world{plan: p, ctx: ctx, began: time.Now(), net: sandbox.NewNetwork(), keys: secrets.Generate(), rng: rand.New(rand.NewPCG(p.Seed, 0xd1ce)),
 		events: map[string]*event{}, counts: map[string]int{}, seq: map[string]int64{}}
-	w.log = &history{began: w.began, live: os.Getenv("SIMULATION_TRACE") != ""}
+	w.log = &history{began: w.began, live: os.Getenv("SIMULATION_TRACE") == "1"}
 	w.config = kafka.DefaultConfig()
 	w.config.TopicPrefix = "s."
 	w.config.Partitions, w.config.Tiers, w.config.ReplicationFactor = p.Partitions, p.Tiers, 1
