@@ -102,15 +102,11 @@ func TestARedriveOfAPauseWaitsForTheEndsOfItsLetters(t *testing.T) {
 		// What is put back is read late, so that only its members stand before what waits.
 		unread := w.broker.Cluster().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: w.kafka.Topics().Tiers[0].Name, Err: kerr.NotLeaderForPartition, Count: -1})
 		w.becomeBy(s, schemas.StateActive, schemas.Cut{Kind: schemas.CutLive, Reason: "rpl_catchup"})
-		st0, _ := w.stateOf(&order); t.Log("resumed", time.Now(), st0)
 		pass(time.Second) // less than what makes a lane hand back who waits
-		st0, _ = w.stateOf(&order); t.Log("after 4 s", time.Now(), st0, len(w.dead()), len(w.attempts()))
 		attempts.Remove()
 		pass(8 * time.Second)
 		unread.Remove()
 		w.must(w.receiver.WaitDelivered(w.within(10*time.Minute), "", len(all)))
-		for _, r := range w.receiver.Ledger() { t.Log(r.At, r.WebhookID) }
-		for i, x := range all { t.Log(i, x.ID, schemas.WebhookID(x.Subscription, x.EventID)) }
 		w.inOrder(all...)
 		if state, _ := w.stateOf(&order); state != schemas.ReplayDone {
 			t.Errorf("the redrive is %s", state)
