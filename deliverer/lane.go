@@ -851,6 +851,7 @@ func (l *lane) tick(now time.Time) bool {
 	defer l.mu.Unlock()
 	if l.line.n+l.replays.line.n == 0 && l.busy == 0 && (l.order == nil || l.order.waiting == 0) {
 		l.active = false
+		l.slow, l.replays.slow = false, false // else what comes next, after a rest, would find room for one
 		return false
 	}
 	if d := now.Sub(l.tickAt); d >= 250*time.Millisecond {

@@ -242,3 +242,13 @@ func TestAPauseOfTheReceiverPutsNothingOffForLong(t *testing.T) {
 		t.Errorf("after five minutes of silence tasks are handed back for %v at most: each time is a write", most)
 	}
 }
+
+// A lane whose line had become old, and that was empty when the keeper looked, is slow no more: else whatever comes after a rest finds room for one task, and the
+// others go to a tier, one round after the other.
+func TestALaneThatIsEmptyIsSlowNoMore(t *testing.T) {
+	l := &lane{slow: true, active: true}
+	l.replays.slow = true
+	if l.tick(time.Now()) || l.slow || l.replays.slow {
+		t.Errorf("an empty lane: active %v, slow %v, for replays %v", l.active, l.slow, l.replays.slow)
+	}
+}
