@@ -849,9 +849,9 @@ func (l *lane) report(c pressureChange, status int32, j *Judgement, now time.Tim
 func (l *lane) tick(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.slow, l.replays.slow = l.slow && l.line.n > 0, l.replays.slow && l.replays.line.n > 0
 	if l.line.n+l.replays.line.n == 0 && l.busy == 0 && (l.order == nil || l.order.waiting == 0) {
 		l.active = false
-		l.slow, l.replays.slow = false, false // else what comes next, after a rest, would find room for one
 		return false
 	}
 	if d := now.Sub(l.tickAt); d >= 250*time.Millisecond {
@@ -868,7 +868,6 @@ func (l *lane) tick(now time.Time) bool {
 		l.press.tick(now, l.rate)
 		l.sweep(now)
 	}
-	l.slow, l.replays.slow = l.slow && l.line.n > 0, l.replays.slow && l.replays.line.n > 0
 	if l.line.n+l.replays.line.n == 0 {
 		return true
 	}

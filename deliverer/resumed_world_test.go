@@ -67,15 +67,7 @@ func TestWhatAPauseHasEndedComesBeforeWhatWasPublishedInIt(t *testing.T) {
 					come(string(entity))
 					pass(time.Second)
 				}
-				w.must(w.receiver.WaitDelivered(w.within(10*time.Minute), "", len(all)))
-				w.inOrder(all...)
-				if state, _ := w.stateOf(&order); state != schemas.ReplayDone {
-					t.Errorf("the redrive is %s", state)
-				}
-				pass(time.Minute)
-				if n := len(w.lines().members); n != 0 {
-					t.Errorf("%d members still stand", n)
-				}
+				w.redrivenInOrder(&order, all)
 			})
 		})
 	}
@@ -106,14 +98,20 @@ func TestARedriveOfAPauseWaitsForTheEndsOfItsLetters(t *testing.T) {
 		attempts.Remove()
 		pass(8 * time.Second)
 		unread.Remove()
-		w.must(w.receiver.WaitDelivered(w.within(10*time.Minute), "", len(all)))
-		w.inOrder(all...)
-		if state, _ := w.stateOf(&order); state != schemas.ReplayDone {
-			t.Errorf("the redrive is %s", state)
-		}
-		pass(time.Minute)
-		if n := len(w.lines().members); n != 0 {
-			t.Errorf("%d members still stand", n)
-		}
+		w.redrivenInOrder(&order, all)
 	})
+}
+
+// redrivenInOrder waits until all is delivered, and looks whether that was in order, and leaves nothing behind.
+func (w *world) redrivenInOrder(order *schemas.Replay, all []*schemas.Task) {
+	w.t.Helper()
+	w.must(w.receiver.WaitDelivered(w.within(10*time.Minute), "", len(all)))
+	w.inOrder(all...)
+	if state, _ := w.stateOf(order); state != schemas.ReplayDone {
+		w.t.Errorf("the redrive is %s", state)
+	}
+	pass(time.Minute)
+	if n := len(w.lines().members); n != 0 {
+		w.t.Errorf("%d members still stand", n)
+	}
 }

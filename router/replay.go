@@ -176,13 +176,13 @@ func (y *replayer) put(w *work, ready time.Time) {
 	}
 	if all > replayKept {
 		w.forget()
+		w.kept = 0
 	}
 	w.busy, w.turn, w.ready = false, time.Now(), ready
 }
 
-// forget lets go of what is fetched and not scanned: it is read again.
+// forget lets go of what is fetched and not scanned: it is read again. Only the worker that has the order calls it; put counts.
 func (w *work) forget() {
-	w.kept = 0
 	for _, st := range w.parts {
 		st.kept = kafka.Batch{}
 	}

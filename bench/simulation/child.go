@@ -99,9 +99,9 @@ func child(o *options, binary string, seed uint64, processor int) *result {
 	watching.Wait()
 	switch {
 	case r == nil && w.why != "":
-		r = &result{Seed: seed, Violations: []string{"no end: " + w.why}, History: said}
+		r = &result{Seed: seed, exact: exact, Violations: []string{"no end: " + w.why}, History: said}
 	case r == nil:
-		r = &result{Seed: seed, Violations: []string{fmt.Sprintf("the child ended: %v", err)}, History: said}
+		r = &result{Seed: seed, exact: exact, Violations: []string{fmt.Sprintf("the child ended: %v", err)}, History: said}
 	case len(r.Violations) == 0 && !o.history:
 		r.Plan, r.History = "", nil
 	}

@@ -56,8 +56,10 @@ func TestASeedRunsTheSameWayEachTime(t *testing.T) {
 			r := child(&options{limit: 2 * time.Minute, history: true}, binary, seed, i)
 			mu.Lock()
 			defer mu.Unlock()
+			for _, v := range r.Violations {
+				t.Errorf("seed %d: %s", seed, v)
+			}
 			if !r.exact {
-				t.Logf("seed %d: %v", seed, r.Violations)
 				return
 			}
 			if before := ways[seed]; before != "" && before != r.way {
