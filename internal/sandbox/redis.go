@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 )
@@ -15,10 +16,10 @@ import (
 type RedisConfig struct {
 	Virtual bool     // over pipes; then Redis.Dial must be used to reach it
 	Network *Network // where it listens; nil: as Virtual says. Stop has no effect on it: cut its hosts off
-	Ageless bool     // nothing expires: else each command goes through all keys, of which long tests have many
+	Ageless bool     // nothing expires: else each moment of virtual time goes through all keys, of which long tests have many
 }
 
-// Redis is a Redis in memory. What is in it expires by the clock, virtual or not.
+// Redis is a Redis in memory. What is in it expires by the clock, virtual or, within ageEach, real.
 type Redis struct {
 	Addr string
 	// Dial reaches it over a pipe; nil if it listens on real TCP.
@@ -29,15 +30,22 @@ type Redis struct {
 	mu      sync.Mutex
 	stopped bool
 	virtual bool
+
+	close  chan struct{}
+	ageing sync.WaitGroup
 }
+
+// ageEach is how often what has expired is looked for. miniredis would do it before each command, and goes through all keys each time: with some
+// thousand of them a batch of commands takes seconds. In virtual time it may: there most commands come at the same moment.
+const ageEach = time.Second
 
 // virtualRedis is what a virtual Redis is called; nothing listens there.
 const virtualRedis = "127.0.0.1:6379"
 
 // StartRedis starts a Redis that serves when it returns. Close ends it.
 func StartRedis(c RedisConfig) (*Redis, error) {
-	r := &Redis{mini: miniredis.NewMiniRedis(), virtual: c.Virtual}
-	r.mini.ClockTTL(!c.Ageless)
+	r := &Redis{mini: miniredis.NewMiniRedis(), virtual: c.Virtual, close: make(chan struct{})}
+	r.mini.ClockTTL(!c.Ageless && (c.Virtual || c.Network != nil))
 	if c.Network != nil {
 		first, err := r.mini.Dial() // starts a server without a listener
 		if err != nil {
@@ -55,7 +63,26 @@ func StartRedis(c RedisConfig) (*Redis, error) {
 		return nil, fmt.Errorf("start the Redis in memory: %w", err)
 	}
 	r.Addr = r.mini.Addr()
+	if !c.Ageless {
+		r.ageing.Go(r.age)
+	}
 	return r, nil
+}
+
+// age lets the keys grow older.
+func (r *Redis) age() {
+	tick := time.NewTicker(ageEach)
+	defer tick.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-r.close:
+			return
+		case <-tick.C:
+			now := time.Now()
+			r.mini.FastForward(now.Sub(last))
+			last = now
+		}
+	}
 }
 
 func (r *Redis) dialPipe(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -103,5 +130,15 @@ func (r *Redis) Flush() { r.mini.FlushAll() }
 // Keys are the names of what is in it, sorted.
 func (r *Redis) Keys() []string { return r.mini.Keys() }
 
-// Close ends it.
-func (r *Redis) Close() { r.Stop() }
+// Close ends it. It may be called more than once.
+func (r *Redis) Close() {
+	r.Stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	select {
+	case <-r.close:
+	default:
+		close(r.close)
+		r.ageing.Wait()
+	}
+}

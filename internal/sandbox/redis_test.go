@@ -84,3 +84,67 @@ func TestRedisForgetsByVirtualTime(t *testing.T) {
 		}
 	})
 }
+
+func TestRedisForgetsByTheClock(t *testing.T) {
+	r, err := StartRedis(RedisConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ask(r, "SET stays 1")
+	ask(r, "SET goes 1")
+	ask(r, "PEXPIRE goes 500")
+	if len(r.Keys()) != 2 {
+		t.Fatalf("before its time: %v", r.Keys())
+	}
+	tick, end := time.NewTicker(10*time.Millisecond), time.After(10*time.Second)
+	defer tick.Stop()
+	for len(r.Keys()) > 1 {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatal("what had half a second is there after ten")
+		}
+	}
+	if r.Keys()[0] != "stays" {
+		t.Errorf("what is left: %v", r.Keys())
+	}
+}
+
+// Marks are tens of thousands of keys. A Redis that goes through them at each command is one that does not answer in time.
+func TestRedisIsNotSlowerWithManyKeys(t *testing.T) {
+	r, err := StartRedis(RedisConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	fastest := func() time.Duration {
+		best := time.Hour
+		for range 5 {
+			c, err := net.Dial("tcp", r.Addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			begun, in := time.Now(), bufio.NewReader(c)
+			const commands = 200
+			if _, err := c.Write([]byte(strings.Repeat("*2\r\n$6\r\nEXISTS\r\n$1\r\na\r\n", commands))); err != nil {
+				t.Fatal(err)
+			}
+			for range commands {
+				if line, err := in.ReadString('\n'); err != nil || line != ":0\r\n" {
+					t.Fatal(line, err)
+				}
+			}
+			best = min(best, time.Since(begun))
+			c.Close()
+		}
+		return best
+	}
+	few := fastest()
+	for i := range 50_000 {
+		r.mini.Set(fmt.Sprint("key", i), "1")
+	}
+	if many := fastest(); many > 10*few {
+		t.Errorf("200 commands among 50,000 keys take %v, among none %v", many, few)
+	}
+}
