@@ -111,19 +111,23 @@ func Over(ctx context.Context, client *kafka.Client, cfg Config) (*Producer, err
 	return p, nil
 }
 
-// register tries as long as the registry is down and ctx allows.
+// register tries as long as the registry is down and ctx allows. If ctx ends within a try, the try before it says more about why.
 func register(ctx context.Context, r *kafka.Registry, subject, text string) (uint32, error) {
+	var before error
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		id, err := r.Register(ctx, subject, text)
 		if err == nil {
 			return id, nil
 		}
-		if errors.Is(err, kafka.ErrRegistryDown) && ctx.Err() == nil {
+		if errors.Is(err, kafka.ErrRegistryDown) {
+			before = err
 			select {
 			case <-time.After(wait):
 				continue
 			case <-ctx.Done():
 			}
+		} else if ctx.Err() != nil && before != nil {
+			err = before
 		}
 		return 0, fmt.Errorf("register the schema %s: %w", subject, err)
 	}

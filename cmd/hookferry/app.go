@@ -311,7 +311,7 @@ func producerOver(ctx context.Context, client *kafka.Client, cfg producer.Config
 	bounded, cancel := context.WithTimeout(ctx, registryWait)
 	defer cancel()
 	p, err := producer.Over(bounded, client, cfg)
-	if errors.Is(err, kafka.ErrRegistryDown) && ctx.Err() == nil {
+	if ctx.Err() == nil && (errors.Is(err, kafka.ErrRegistryDown) || errors.Is(err, context.DeadlineExceeded)) {
 		return nil, &refusal{"registry_unreachable", fmt.Sprintf("nothing was published: %v (is kafka.registry.url right?)", err)}
 	}
 	return p, err

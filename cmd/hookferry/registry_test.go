@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,22 +112,49 @@ func TestSchemasAreRegisteredOnceAndChecked(t *testing.T) {
 
 // A command that registers what it publishes ends when the registry does not answer, and says what it could not reach.
 func TestPublishingEndsWhenTheRegistryDoesNotAnswer(t *testing.T) {
-	registryWait = 300 * time.Millisecond
-	t.Cleanup(func() { registryWait = 15 * time.Second })
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
-	t.Cleanup(server.Close)
-	a, _, _ := publishApp(t, "")
-	cfg := a.client.Config()
-	cfg.Registry.URL = server.URL
-	client, err := kafka.Open(cfg, kafka.Options{})
-	if err != nil {
-		t.Fatal(err)
+	hang := func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
 	}
-	t.Cleanup(client.Close)
-	a.client = client
-	began := time.Now()
-	err = execute(t, publishCommand(a), "--sample", "1")
-	if took := time.Since(began); codeOf(err) != "registry_unreachable" || !strings.Contains(err.Error(), "503") || took > 10*time.Second {
-		t.Errorf("after %v: %v", took, err)
+	refuse := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+	for _, c := range []struct {
+		name          string
+		first, after  http.HandlerFunc
+		wait          time.Duration
+		says, saysNot string
+	}{
+		{"it refuses", refuse, refuse, 2 * time.Second, "503", ""},
+		{"it refuses and then hangs", refuse, hang, 2 * time.Second, "503", "deadline"},
+		{"it hangs", hang, hang, 300 * time.Millisecond, "deadline", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			registryWait = c.wait
+			t.Cleanup(func() { registryWait = 15 * time.Second })
+			var asked atomic.Int64
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if asked.Add(1) == 1 {
+					c.first(w, r)
+				} else {
+					c.after(w, r)
+				}
+			}))
+			t.Cleanup(server.Close)
+			a, _, _ := publishApp(t, "")
+			cfg := a.client.Config()
+			cfg.Registry.URL = server.URL
+			client, err := kafka.Open(cfg, kafka.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(client.Close)
+			a.client = client
+			began := time.Now()
+			err = execute(t, publishCommand(a), "--sample", "1")
+			took := time.Since(began)
+			if codeOf(err) != "registry_unreachable" || !strings.Contains(err.Error(), c.says) || c.saysNot != "" && strings.Contains(err.Error(), c.saysNot) ||
+				took > 10*time.Second {
+				t.Errorf("after %v: %v", took, err)
+			}
+		})
 	}
 }
