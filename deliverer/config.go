@@ -57,7 +57,7 @@ func DefaultConfig() Config {
 		PartitionBytes:  1 << 20,
 		FetchWait:       500 * time.Millisecond,
 		Linger:          20 * time.Millisecond,
-		Grace:           2 * time.Second,
+		Grace:           1500 * time.Millisecond, // a stop takes 2 s at most, though a receiver hangs
 		Redis:           DefaultRedisConfig(),
 	}
 }

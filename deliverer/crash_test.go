@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hookferry/hookferry/internal/kafka"
@@ -201,6 +202,22 @@ func TestAStopFinishesWhatEndsWithinGraceAndNamesTheRest(t *testing.T) {
 	if again := w.receiver.Ledger()[2]; again.Attempt != 1 || again.At.Sub(stopped) < 2*time.Second {
 		t.Errorf("the hung task was tried again after %v as attempt %d: its first send could have run 5 s", again.At.Sub(stopped), again.Attempt)
 	}
+}
+
+// What others wait for while a deliverer is restarted: it must not be the receiver that hangs.
+func TestAStopTakesLessThanTwoSecondsThoughAReceiverHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *worldConfig) { c.virtual, c.quiet = true, true })
+		hung := w.subscribe("/hang")
+		w.put(w.task(hung))
+		first := w.start()
+		w.must(w.receiver.Wait(w.ctx, func(l []*sandbox.Received) bool { return len(l) == 1 }))
+		began := time.Now()
+		w.must(first.stop())
+		if took := time.Since(began); took > 1800*time.Millisecond {
+			t.Errorf("the stop took %v", took)
+		}
+	})
 }
 
 // Redis does not answer for the moment in which tasks end, so they get no mark then. Later everything else of the sequence in Marks.Set happens: the

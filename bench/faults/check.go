@@ -52,11 +52,11 @@ const (
 const (
 	commitInterval = 500 * time.Millisecond // how often a deliverer commits
 	slack          = 500 * time.Millisecond
-	graceTerm      = 2 * time.Second  // what a stopping deliverer allows a send
-	leaseTerm      = 4 * time.Second  // a deliverer that is stopped for less sends on by right, with the default session
-	marksTerm      = 10 * time.Second // Redis lost its marks "at the same time": within that of a death
-	stampTolerance = time.Minute      // of webhook-timestamp against the receiver's clock
-	answerTerm     = 15 * time.Second // the default time-out of a try
+	graceTerm      = 1500 * time.Millisecond // what a stopping deliverer allows a send
+	leaseTerm      = 4 * time.Second         // a deliverer that is stopped for less sends on by right, with the default session
+	marksTerm      = 10 * time.Second        // Redis lost its marks "at the same time": within that of a death
+	stampTolerance = time.Minute             // of webhook-timestamp against the receiver's clock
+	answerTerm     = 15 * time.Second        // the default time-out of a try
 )
 
 // Run is all that one scenario left behind.
