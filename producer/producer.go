@@ -111,7 +111,7 @@ func Over(ctx context.Context, client *kafka.Client, cfg Config) (*Producer, err
 	return p, nil
 }
 
-// register tries as long as the registry is down and ctx allows. If ctx ends within a try, the try before it says more about why.
+// register tries as long as the registry is down and ctx allows. If ctx's deadline cuts a try, the one before it says more about why.
 func register(ctx context.Context, r *kafka.Registry, subject, text string) (uint32, error) {
 	var before error
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
@@ -126,7 +126,7 @@ func register(ctx context.Context, r *kafka.Registry, subject, text string) (uin
 				continue
 			case <-ctx.Done():
 			}
-		} else if ctx.Err() != nil && before != nil {
+		} else if before != nil && errors.Is(err, context.DeadlineExceeded) {
 			err = before
 		}
 		return 0, fmt.Errorf("register the schema %s: %w", subject, err)

@@ -31,8 +31,8 @@ type Redis struct {
 	stopped bool
 	virtual bool
 
-	close  chan struct{}
-	ageing sync.WaitGroup
+	stopAgeing context.CancelFunc
+	ageing     sync.WaitGroup
 }
 
 // ageEach is how often what has expired is looked for. miniredis would do it before each command, and goes through all keys each time: with some
@@ -44,7 +44,7 @@ const virtualRedis = "127.0.0.1:6379"
 
 // StartRedis starts a Redis that serves when it returns. Close ends it.
 func StartRedis(c RedisConfig) (*Redis, error) {
-	r := &Redis{mini: miniredis.NewMiniRedis(), virtual: c.Virtual, close: make(chan struct{})}
+	r := &Redis{mini: miniredis.NewMiniRedis(), virtual: c.Virtual, stopAgeing: func() {}}
 	r.mini.ClockTTL(!c.Ageless && (c.Virtual || c.Network != nil))
 	if c.Network != nil {
 		first, err := r.mini.Dial() // starts a server without a listener
@@ -64,18 +64,20 @@ func StartRedis(c RedisConfig) (*Redis, error) {
 	}
 	r.Addr = r.mini.Addr()
 	if !c.Ageless {
-		r.ageing.Go(r.age)
+		ctx, cancel := context.WithCancel(context.Background())
+		r.stopAgeing = cancel
+		r.ageing.Go(func() { r.age(ctx) })
 	}
 	return r, nil
 }
 
-// age lets the keys grow older.
-func (r *Redis) age() {
+// age lets the keys grow older until ctx ends.
+func (r *Redis) age(ctx context.Context) {
 	tick := time.NewTicker(ageEach)
 	defer tick.Stop()
 	for last := time.Now(); ; {
 		select {
-		case <-r.close:
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 			now := time.Now()
@@ -133,12 +135,6 @@ func (r *Redis) Keys() []string { return r.mini.Keys() }
 // Close ends it. It may be called more than once.
 func (r *Redis) Close() {
 	r.Stop()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	select {
-	case <-r.close:
-	default:
-		close(r.close)
-		r.ageing.Wait()
-	}
+	r.stopAgeing()
+	r.ageing.Wait()
 }
