@@ -34,6 +34,7 @@ type deployment struct {
 	redis    deliverer.RedisConfig
 	receiver *sandbox.Receiver
 	keyring  *secrets.Keyring
+	keys     string // its text
 	policy   *egress.Policy
 	kafka    *kafka.Client
 	writer   *subscriptions.Writer
@@ -50,10 +51,11 @@ func deploy(t *testing.T) *deployment {
 	// Longer than any of these tests needs on a loaded machine of two cores; what it bounds is a hang.
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	t.Cleanup(cancel)
-	d := &deployment{t: t, ctx: ctx, log: zap.NewNop(), keyring: secrets.Generate(), rng: rand.New(rand.NewPCG(1, 2))}
+	d := &deployment{t: t, ctx: ctx, log: zap.NewNop(), rng: rand.New(rand.NewPCG(1, 2))}
 	if testing.Verbose() && os.Getenv("HOOKFERRY_TEST_LOG") != "" {
 		d.log = zaptest.NewLogger(t)
 	}
+	d.keys, d.keyring = newKeys(t)
 	d.config = kafka.DefaultConfig()
 	d.config.TopicPrefix = fmt.Sprintf("house%d-%d.", time.Now().UnixNano(), deployments.Add(1))
 	d.config.Partitions = 4
