@@ -59,7 +59,7 @@ func (b *bench) replaying(ctx context.Context) error {
 	b.report.Replayed = append(b.report.Replayed, rated)
 	for _, r := range []Replayed{{}, {Killed: true}} {
 		r.Events = b.replayed
-		if r.Alone, err = b.open(ctx, "one", "one", replayLive); err != nil { // each time anew: a broker is faster the longer it runs
+		if r.Alone, err = b.open(ctx, "one", replayLive); err != nil { // each time anew: a broker is faster the longer it runs
 			return err
 		}
 		if err := b.beside(ctx, live, &r); err != nil {

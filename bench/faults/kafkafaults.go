@@ -268,8 +268,13 @@ func breakProduce(ctx context.Context, w *world) error {
 	writes := []int16{rig.APIProduce}
 	onlyRetry := func(topic string, _ int32) bool { return topic == topics.Retry }
 	onlyAttempts := func(topic string, _ int32) bool { return topic == topics.Attempts }
+	// One partition of each: that of a subscription, since their ids are random, and a partition may have none.
+	partition := func(i int) int32 {
+		return kafka.Partition([]byte(w.subs[i].ID), w.d.Client().Config().Partitions)
+	}
+	retried, attempted := partition(0), partition(len(w.subs)-1)
 	one := func(topic string, p int32) bool {
-		return topic == topics.Attempts && p == 3 || topic == topics.Retry && p == 4
+		return topic == topics.Attempts && p == attempted || topic == topics.Retry && p == retried
 	}
 	errs := []error{pause(ctx, time.Second)}
 	for range 3 {

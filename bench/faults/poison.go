@@ -433,6 +433,9 @@ type poisoned struct {
 	times   int
 }
 
+// poisonSettles is for how long after that the good events that were held up may still come.
+const poisonSettles = 5 * time.Second
+
 // idHeader is the header by which the rig finds its records again.
 const idHeader = "rig-poison"
 
@@ -444,11 +447,12 @@ type poisonRun struct {
 	company string
 	append  map[kafka.Codec]*kafka.Appender
 	sent    []*poisoned
+	alone   time.Time // from then on the good events are, until w.from
 }
 
 var formatNames = []string{"standard", "cloudevents", "classic"}
 
-// poisonAct writes poison while the good events flow: after a third of the time, so that there is a p99 to compare with.
+// poisonAct writes poison while the good events flow: every kind once and then, after a third of the time that is left, in which the good ones are alone, all of it.
 func poisonAct(ctx context.Context, w *world) error {
 	catch, err := startCatcher()
 	if err != nil {
@@ -459,7 +463,7 @@ func poisonAct(ctx context.Context, w *world) error {
 	if err := p.subscribe(ctx); err != nil {
 		return err
 	}
-	total := time.Duration(float64(w.events) / w.rate * 1e9)
+	over := time.Now().Add(time.Duration(float64(w.events) / w.rate * 1e9))
 	amount := 600
 	if w.form == formLong {
 		amount = 10_000
@@ -468,15 +472,23 @@ func poisonAct(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	// What the first records of unknown schemas hold up, by rule, must not be counted as what poison does.
+	// What the first records of unknown schemas hold up, by rule, must be counted neither as what poison does nor as how it is without.
 	if err := p.publish(ctx, list[:len(poisons)], time.Second); err != nil {
 		return err
 	}
-	if err := pause(ctx, total/3); err != nil {
+	if _, err := p.await(ctx, p.sent[:len(poisons)]); err != nil {
+		return err
+	}
+	if err := pause(ctx, poisonSettles); err != nil {
+		return err
+	}
+	p.alone = time.Now()
+	left := time.Until(over)
+	if err := pause(ctx, left/3); err != nil {
 		return err
 	}
 	w.from = time.Now()
-	if err := p.publish(ctx, list[len(poisons):], total/2); err != nil {
+	if err := p.publish(ctx, list[len(poisons):], left/2); err != nil {
 		return err
 	}
 	w.to = time.Now()
@@ -568,9 +580,18 @@ func headerOf(hs []kafka.Header, key string) string {
 
 // verify waits until every record has come to its end, and compares.
 func (p *poisonRun) verify(ctx context.Context) error {
-	kept := map[string][]router.Undecodable{}
+	kept, err := p.await(ctx, p.sent)
+	if err != nil {
+		return err
+	}
+	return p.compare(ctx, kept)
+}
+
+// await waits until records have come to their end, and returns those of all that are undecodable. If one does not come to it, the comparison says so.
+func (p *poisonRun) await(ctx context.Context, sent []*poisoned) (kept map[string][]router.Undecodable, err error) {
+	kept = map[string][]router.Undecodable{}
 	expectKept, expectCaught := 0, 0
-	for _, s := range p.sent {
+	for _, s := range sent {
 		switch s.kind.want {
 		case delivered:
 			expectCaught += s.times * len(p.subs)
@@ -597,16 +618,15 @@ func (p *poisonRun) verify(ctx context.Context) error {
 			return true
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if n >= expectKept && len(p.catch.all()) >= expectCaught || time.Now().After(deadline) {
-			break
+			return kept, nil
 		}
 		if err := pause(ctx, 500*time.Millisecond); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return p.compare(ctx, kept)
 }
 
 // compare holds every record against its row of the table.
@@ -701,5 +721,5 @@ func (p *poisonRun) goodP99() (before, during time.Duration) {
 	if err != nil {
 		return 0, 0
 	}
-	return p99(seen, p.w.from.Add(-p.w.to.Sub(p.w.from)/2), p.w.from), p99(seen, p.w.from, p.w.to)
+	return p99(seen, p.alone, p.w.from), p99(seen, p.w.from, p.w.to)
 }

@@ -68,6 +68,7 @@ type world struct {
 	rng       *rand.Rand // of the scenario's own goroutine
 	form      form
 	companies []string
+	subs      []rig.Subscription
 	events    int
 	rate      float64
 
@@ -278,6 +279,7 @@ func (r *runner) begin(ctx context.Context, g *stage) (err error) {
 		d.StartRouter(ctx, "router"), d.StartDeliverer(ctx, "deliverer-1"), d.StartDeliverer(ctx, "deliverer-2")); err != nil {
 		return err
 	}
+	w.subs = g.subs
 	if g.marks, err = d.Marks(ctx); err != nil {
 		return err
 	}

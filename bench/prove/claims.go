@@ -6,7 +6,7 @@ var commands = []command{
 	{name: "make test-kafka", argv: []string{".ci/test-kafka", "-v"}},
 	{name: "make mutants", argv: []string{"go", "run", "./bench/mutants"}, short: []string{"go", "run", "./bench/mutants"}},
 	{name: "make faults", argv: []string{"go", "run", "./bench/faults", "-middle"}, short: []string{"go", "run", "./bench/faults", "-short"}},
-	{name: "make simulation", argv: []string{"go", "run", "./bench/simulation", "-seeds", "500", "-for", "8m"},
+	{name: "make simulation", argv: []string{"go", "run", "./bench/simulation", "-seeds", "500", "-for", "7m"},
 		short: []string{"go", "run", "./bench/simulation", "-seeds", "500", "-for", "6m"}},
 	{name: "make bench", argv: []string{"go", "run", "./bench"}},
 }
