@@ -60,12 +60,21 @@ type reader struct {
 	received   int64
 	headLeft   int
 	bodyLeft   int
+	inBody     bool // the status is read
 	bodyWaited bool
 }
 
 // Read counts what the receiver sent; bufio calls it. A time-out before the deadline is that of an earlier send on this connection: the right one is set
-// then, once.
+// then, once. The wait for what is missing behind the status is bounded: a slow body must not hold a sender for the whole deadline. The usual answer comes in
+// one piece, and is read before its status is.
 func (r *reader) Read(p []byte) (int, error) {
+	if r.inBody && !r.bodyWaited && r.conn != nil {
+		r.bodyWaited = true
+		if t := time.Now().Add(bodyWait); t.Before(r.deadline) {
+			r.conn.SetReadDeadline(t)
+			r.conn.until = time.Time{}
+		}
+	}
 	n, err := r.src.Read(p)
 	if n == 0 && r.conn != nil && r.conn.until.Before(r.deadline) && !r.conn.until.IsZero() && errors.Is(err, os.ErrDeadlineExceeded) {
 		r.conn.until = r.deadline
@@ -88,7 +97,7 @@ func (r *reader) reset(src io.Reader) {
 	}
 	r.src = src
 	r.br.Reset(r)
-	r.received, r.headLeft, r.bodyLeft, r.bodyWaited = 0, headMax, bodyMax, false
+	r.received, r.headLeft, r.bodyLeft, r.inBody, r.bodyWaited = 0, headMax, bodyMax, false, false
 }
 
 // release lets go of the connection, so that an idle sender holds none in memory.
@@ -275,11 +284,11 @@ func (f *frame) end() error {
 
 // body reads the body; its error means no more than that the connection must be closed.
 func (r *reader) body(f frame, a *Answer) error {
+	r.inBody = true
 	if !f.chunked {
 		return r.copy(f.length, a)
 	}
 	for {
-		r.awaitBody()
 		b, err := r.line(&r.bodyLeft)
 		if err != nil {
 			return err
@@ -336,7 +345,6 @@ func (r *reader) copy(n int, a *Answer) error {
 		n = keepBody
 	}
 	for n > 0 {
-		r.awaitBody()
 		if _, err := r.br.Peek(1); err != nil {
 			return err
 		}
@@ -349,19 +357,6 @@ func (r *reader) copy(n int, a *Answer) error {
 		return malformed("body over budget")
 	}
 	return nil
-}
-
-// awaitBody bounds the wait for a body that is not there yet: the status is known, and a slow body must not hold a sender for the whole deadline. The
-// usual answer comes in one piece and never gets here.
-func (r *reader) awaitBody() {
-	if r.bodyWaited || r.conn == nil || r.br.Buffered() > 0 {
-		return
-	}
-	r.bodyWaited = true
-	if t := time.Now().Add(bodyWait); t.Before(r.deadline) {
-		r.conn.SetReadDeadline(t)
-		r.conn.until = time.Time{}
-	}
 }
 
 // isText says whether bytes may stand in a line: everything but control characters, of which a tab is none.

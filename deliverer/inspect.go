@@ -375,9 +375,12 @@ type RedriveState struct {
 	Done                    bool
 }
 
+// clocksApart is by how much the clock of who orders may be ahead of that of who works the order off.
+const clocksApart = 2 * time.Minute
+
 // RedriveProgress reads how far an order has come.
 func RedriveProgress(ctx context.Context, c *kafka.Client, o *schemas.Replay) (s RedriveState, err error) {
-	from, err := placesOf(ctx, c, c.Topics().Progress, "", o.CreatedAt)
+	from, err := placesOf(ctx, c, c.Topics().Progress, "", o.CreatedAt-clocksApart.Milliseconds())
 	if err != nil {
 		return s, err
 	}

@@ -285,6 +285,7 @@ func (s *Sender) exchange(k *conn, w *Scratch, head, body []byte, deadline time.
 	total := n
 	if werr == nil && len(body) > 0 {
 		if early := deadline.Add(-lastWord); time.Until(early) > lastWord {
+			k.SetDeadline(deadline) // an earlier send's may stand (arm), and is not made up for when until is gone
 			k.SetWriteDeadline(early)
 			k.until = time.Time{}
 		}

@@ -245,6 +245,8 @@ func TestSlowAnswersAreBounded(t *testing.T) {
 		"chunks":       {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n", "200"},
 		"no framing":   {"HTTP/1.1 500 No\r\n\r\n", "a", "500"},
 		"silent body":  {"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n", "", "200"},
+		"half a size":  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5", "", "200"},
+		"no last line": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", "", "200"},
 		"nothing":      {"", "", "timeout"},
 		"interim drip": {"", "HTTP/1.1 103 E\r\n\r\n", "protocol"},
 	} {
@@ -738,6 +740,24 @@ func TestAKeptDeadlineCutsNoSendShort(t *testing.T) {
 	p.want(800*time.Millisecond, "timeout")
 	if took := time.Since(start); took < 800*time.Millisecond {
 		t.Errorf("cut short after %s", took)
+	}
+}
+
+// The same with a body that is written apart, which moves the deadline for writing.
+func TestAKeptDeadlineCutsNoLargeSendShort(t *testing.T) {
+	s := serveRaw(t, func(s *rawReceiver, c net.Conn, br *bufio.Reader, _ int) {
+		s.readRequest(br)
+		io.WriteString(c, ok200)
+		s.readRequest(br)
+		<-time.After(700 * time.Millisecond)
+		io.WriteString(c, ok200)
+	})
+	p := newPoster(t, s.addr)
+	p.want(600*time.Millisecond, "200")
+	p.task.Body = bytes.Repeat([]byte{' '}, joinBody+1)
+	p.want(time.Second, "200")
+	if s.conns.Load() != 1 {
+		t.Errorf("%d connections", s.conns.Load())
 	}
 }
 

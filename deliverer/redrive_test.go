@@ -59,7 +59,10 @@ func TestAPartitionThatIsStuckHoldsUpNoOtherRedriveAndTheEndIsWritten(t *testing
 		defer r.replays.mu.Unlock()
 		return books == 0 && len(r.replays.orders) == 0 && len(r.replays.done) == 0
 	})
-	if s, err := RedriveProgress(w.ctx, w.kafka, order); err != nil || !s.Done || s.Matched != 2 {
-		t.Errorf("progress %+v, %v", s, err)
+	for _, ahead := range []time.Duration{0, time.Minute} {
+		order.CreatedAt += ahead.Milliseconds()
+		if s, err := RedriveProgress(w.ctx, w.kafka, order); err != nil || !s.Done || s.Matched != 2 {
+			t.Errorf("ordered by a clock that is %v ahead: progress %+v, %v", ahead, s, err)
+		}
 	}
 }

@@ -311,3 +311,45 @@ func TestHTTPClient(t *testing.T) {
 	}
 	resp.Body.Close()
 }
+
+// A proxy waits for one receiver for longer than we do, and answers for another: the first is the receiver's fault. Before it has answered anybody it is ours.
+func TestWhoKeepsTheForwardProxyWaitingIsTheReceiver(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				if line, _ := bufio.NewReader(c).ReadString('\n'); strings.Contains(line, ":443 ") {
+					io.WriteString(c, "HTTP/1.1 200 x\r\n\r\n")
+				}
+				io.Copy(io.Discard, c)
+			}()
+		}
+	}()
+	p := policy(t, Config{ForwardProxy: l.Addr().String(), AllowRanges: []string{"10.0.0.0/8"}, Ports: []int{443, 8443}})
+	dial := func(addr string) Kind {
+		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+		defer cancel()
+		c, err := p.DialContext(ctx, "tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return kind(err)
+	}
+	for i, want := range []struct {
+		addr string
+		kind Kind
+	}{{"10.0.0.1:8443", KindLocal}, {"10.0.0.1:443", ""}, {"10.0.0.1:8443", KindTimeout}} {
+		if got := dial(want.addr); got != want.kind {
+			t.Errorf("dial %d, of %s: %q, want %q", i, want.addr, got, want.kind)
+		}
+	}
+}

@@ -130,6 +130,9 @@ type Policy struct {
 	// The host's own addresses, read again when older than ownFor. ownMu lets one reader at a time ask the kernel; the others use what stands.
 	ownMu sync.Mutex
 	own   atomic.Pointer[ownAddrs]
+
+	born     time.Time
+	answered atomic.Int64 // ns after born: when the forward proxy last answered; 0: never
 }
 
 // The host's own addresses change with containers and leases, rarely and never at our wish: once a minute is soon enough, and a lookup costs 50 us.
@@ -153,7 +156,7 @@ func NewPolicy(c Config) (*Policy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
-	return &Policy{cfg: c, rules: r, roots: roots}, nil
+	return &Policy{cfg: c, rules: r, roots: roots, born: time.Now()}, nil
 }
 
 // TLSConfig is how to speak TLS to a receiver: its certificate must be for the host of its URL. The few sessions that are kept make it cheap to come

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,9 @@ import (
 
 // maxProxyHead bounds the forward proxy's answer to CONNECT.
 const maxProxyHead = 8 << 10
+
+// proxyWell is for how long after an answer the forward proxy is taken to be well: while it answers others, who keeps it waiting is the receiver.
+const proxyWell = time.Minute
 
 // dialThroughProxy asks the operator's forward proxy for a tunnel to a checked literal, so that the proxy resolves nothing. The proxy itself is not
 // checked: the operator named it, and it usually has a private address.
@@ -33,9 +37,16 @@ func (p *Policy) dialThroughProxy(ctx context.Context, network, literal string) 
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
-	if kind := proxyKind(status); err == nil && kind != "" {
-		err = &DialError{Kind: kind, Addr: literal, Err: fmt.Errorf("forward proxy answered %d to CONNECT", status)}
-	} else if err != nil {
+	kind := proxyKind(status)
+	switch {
+	case err == nil:
+		p.answered.Store(int64(time.Since(p.born)))
+		if kind != "" {
+			err = &DialError{Kind: kind, Addr: literal, Err: fmt.Errorf("forward proxy answered %d to CONNECT", status)}
+		}
+	case errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(ctx.Err(), context.Canceled) && p.proxyIsWell():
+		err = &DialError{Kind: KindTimeout, Addr: literal, Err: fmt.Errorf("forward proxy: no answer to CONNECT: %w", err)}
+	default:
 		err = &DialError{Kind: KindLocal, Addr: literal, Err: fmt.Errorf("forward proxy: %w", err)}
 	}
 	if err != nil {
@@ -44,6 +55,11 @@ func (p *Policy) dialThroughProxy(ctx context.Context, network, literal string) 
 	}
 	c.SetDeadline(time.Time{})
 	return tunnel(c, literal), nil
+}
+
+func (p *Policy) proxyIsWell() bool {
+	at := time.Duration(p.answered.Load())
+	return at > 0 && time.Since(p.born)-at < proxyWell
 }
 
 // proxyKind is "" for a tunnel that stands.
