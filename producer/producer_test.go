@@ -80,15 +80,17 @@ func TestEveryTypeArrivesWithKeyPartitionFrameAndHeaders(t *testing.T) {
 func TestTheErrorTellsOfEachEventThatWasNotAcceptedAndTheOthersWere(t *testing.T) {
 	w := newWorld(t)
 	p := w.producer()
-	evs := samples(6, "product.amendment")
+	evs := samples(7, "product.amendment")
 	evs[1].EventMeta().CompanyID = ""
 	evs[1].EventMeta().EventType = "booking.creation"
 	evs[2].EventMeta().OccurredAt = time.Time{}
 	evs[4].(*schemas.ProductEvent).Data.Description = new(strings.Repeat("x", producer.LargestEvent))
 	evs[5].EventMeta().TypeID = 999
+	evs[6].EventMeta().EntityID = strings.Repeat("p", schemas.MaxID+1)
+	evs[6].EventMeta().CompanyName = strings.Repeat("n", schemas.MaxDescription+1)
 	err := p.Publish(w.ctx, evs...)
 	var all *producer.Error
-	if !errors.As(err, &all) || all.Count != 6 || len(all.Events) != 4 {
+	if !errors.As(err, &all) || all.Count != 7 || len(all.Events) != 5 {
 		t.Fatalf("got %v", err)
 	}
 	for i, want := range []struct {
@@ -100,6 +102,7 @@ func TestTheErrorTellsOfEachEventThatWasNotAcceptedAndTheOthersWere(t *testing.T
 		{2, "event_invalid", []string{"meta.occurredAt: is not set"}},
 		{4, "event_too_large", []string{"more than the 1048576"}},
 		{5, "event_invalid", []string{"meta.typeId: 1000/999 does not belong to product.amendment"}},
+		{6, "event_invalid", []string{"meta.entityId: is 256 bytes long, and may be 255", "meta.companyName: is 2049 bytes long"}},
 	} {
 		e := all.Events[i]
 		if e.Index != want.index || e.Code() != want.code || e.EventID != evs[want.index].EventMeta().EventID || !errors.Is(e, producer.ErrRejected) || e.Retry {

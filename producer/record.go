@@ -53,6 +53,20 @@ func check(ev schemas.Event) error {
 	if m.EntityID == "" {
 		bad("entityId", "is missing: it is half of the record's key")
 	}
+	for _, id := range []struct{ field, text string }{{"eventId", m.EventID}, {"companyId", m.CompanyID}, {"entityId", m.EntityID}} {
+		if len(id.text) > schemas.MaxID {
+			bad(id.field, "is %d bytes long, and may be %d", len(id.text), schemas.MaxID)
+		}
+	}
+	system := ""
+	if m.SystemURL != nil {
+		system = *m.SystemURL
+	}
+	for _, d := range []struct{ field, text string }{{"companyName", m.CompanyName}, {"tenantId", m.TenantID}, {"systemUrl", system}} {
+		if len(d.text) > schemas.MaxDescription {
+			bad(d.field, "is %d bytes long, and may be %d", len(d.text), schemas.MaxDescription)
+		}
+	}
 	if m.EntityVersion < 0 {
 		bad("entityVersion", "%d is negative", m.EntityVersion)
 	}

@@ -11,17 +11,15 @@ import (
 // Why an event is undecodable, beside the reasons of schemas.DataError. They are stable: they stand in the header hookferry-reason and are a
 // label of the metric.
 const (
-	reasonEmpty          = "empty"           // a record without a value
-	reasonNoRegistry     = "no_registry"     // framed with a registry's schema id, and no registry is configured
-	reasonUnknownSchema  = "unknown_schema"  // neither compiled in nor known to the registry
-	reasonBadSchema      = "schema_unusable" // the writer's schema is not that of an event
-	reasonUnknownType    = "event_type_unknown"
-	reasonWrongTopic     = "wrong_topic"  // an event of one entity in the topic of another
-	reasonTooLarge       = "too_large"    // over schemas.MaxInput: the reason of schemas.DataError, too
-	reasonBadMeta        = "meta_invalid" // an id that is empty, too long or not text, or a time that no calendar has
-	reasonUndecodable    = "undecodable"  // anything that names no reason of its own
-	maxIDLength          = 255            // of event, company and entity ids, in bytes: they stand in every task, attempt and dead letter
-	maxDescriptionLength = 2048           // of the company's name and the installation's address
+	reasonEmpty         = "empty"           // a record without a value
+	reasonNoRegistry    = "no_registry"     // framed with a registry's schema id, and no registry is configured
+	reasonUnknownSchema = "unknown_schema"  // neither compiled in nor known to the registry
+	reasonBadSchema     = "schema_unusable" // the writer's schema is not that of an event
+	reasonUnknownType   = "event_type_unknown"
+	reasonWrongTopic    = "wrong_topic"  // an event of one entity in the topic of another
+	reasonTooLarge      = "too_large"    // over schemas.MaxInput: the reason of schemas.DataError, too
+	reasonBadMeta       = "meta_invalid" // an id that is empty, too long or not text, or a time that no calendar has
+	reasonUndecodable   = "undecodable"  // anything that names no reason of its own
 )
 
 // UndecodableReasons lists why an event may be undecodable, in the order of the alphabet: the words of the header hookferry-reason and of the metric's label.
@@ -43,12 +41,12 @@ func inspect(m *schemas.Meta, entity string, types map[string]*schemas.EventType
 		return nil, reasonWrongTopic
 	}
 	for _, id := range [...][]byte{m.EventID, m.CompanyID, m.EntityID} {
-		if len(id) == 0 || len(id) > maxIDLength || !validText(id) {
+		if len(id) == 0 || len(id) > schemas.MaxID || !validText(id) {
 			return nil, reasonBadMeta
 		}
 	}
 	for _, s := range [...][]byte{m.CompanyName, m.TenantID, m.SystemURL} {
-		if len(s) > maxDescriptionLength || !validText(s) {
+		if len(s) > schemas.MaxDescription || !validText(s) {
 			return nil, reasonBadMeta
 		}
 	}

@@ -13,7 +13,7 @@ func TestInspectTakesOnlyWhatMayBeRouted(t *testing.T) {
 	good := func() *schemas.Meta {
 		return &schemas.Meta{EventID: []byte("e"), EventType: []byte("booking.creation"), EntityID: []byte("1"), CompanyID: []byte("c"), OccurredAt: 1}
 	}
-	long := []byte(strings.Repeat("x", maxIDLength+1))
+	long := []byte(strings.Repeat("x", schemas.MaxID+1))
 	for name, c := range map[string]struct {
 		change func(*schemas.Meta)
 		entity string
@@ -30,7 +30,7 @@ func TestInspectTakesOnlyWhatMayBeRouted(t *testing.T) {
 		"long event id":           {func(m *schemas.Meta) { m.EventID = long }, "booking", reasonBadMeta},
 		"company is not text":     {func(m *schemas.Meta) { m.CompanyID = []byte{0xff} }, "booking", reasonBadMeta},
 		"name is not text":        {func(m *schemas.Meta) { m.CompanyName = []byte{0xff} }, "booking", reasonBadMeta},
-		"endless name":            {func(m *schemas.Meta) { m.CompanyName = make([]byte, maxDescriptionLength+1) }, "booking", reasonBadMeta},
+		"endless name":            {func(m *schemas.Meta) { m.CompanyName = make([]byte, schemas.MaxDescription+1) }, "booking", reasonBadMeta},
 		"before all calendars":    {func(m *schemas.Meta) { m.OccurredAt = minTime - 1 }, "booking", reasonBadMeta},
 		"behind all calendars":    {func(m *schemas.Meta) { m.OccurredAt = maxTime + 1 }, "booking", reasonBadMeta},
 		"wrong ids do not matter": {func(m *schemas.Meta) { m.GroupID, m.TypeID = 1, 2 }, "booking", ""},

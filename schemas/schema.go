@@ -13,6 +13,10 @@ const (
 	MaxOutput = 8 << 20
 	// MaxElements is the most elements that the arrays and maps of one value may hold, counted over all of them.
 	MaxElements = 100_000
+	// MaxID is the longest id of an event, a company or an entity, in bytes: they stand in every task, attempt and dead letter.
+	MaxID = 255
+	// MaxDescription is the longest name of a company or address of an installation, in bytes.
+	MaxDescription = 2048
 	// MaxDepth is how deep a schema may nest. Schemas are not recursive, so no value nests deeper.
 	MaxDepth = 64
 

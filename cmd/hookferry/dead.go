@@ -271,6 +271,14 @@ func deadRedriveCommand(a *app) *cobra.Command {
 		if err := check(); err != nil {
 			return err
 		}
+		narrowed := o.Subscription != "" || o.Company != "" || o.Entity != "" || o.To != 0 || o.Reason != "" || len(o.Events) > 0 || o.EventID != "" || o.TaskID != "" || o.From != 0 ||
+			len(args) > 0
+		if cancel != "" && (narrowed || all) {
+			return usagef("--cancel takes a whole order back: it goes with no ID, filter or --all")
+		}
+		if cancel == "" && all == narrowed {
+			return usagef("say which: an ID, a filter, or --all")
+		}
 		client, err := a.kafka(c.Context())
 		if err != nil {
 			return err
@@ -289,10 +297,6 @@ func deadRedriveCommand(a *app) *cobra.Command {
 				return &refusal{"already_redriven", fmt.Sprintf("the redrive %s has taken %s out already", d.TakenOut, args[0])}
 			}
 			o.TaskID, o.Subscription, o.From, o.To = d.Task.ID, d.Task.Subscription, d.At, d.At+1
-		}
-		narrowed := o.Subscription != "" || o.Company != "" || o.Entity != "" || o.To != 0 || o.Reason != "" || len(o.Events) > 0 || o.EventID != "" || o.TaskID != "" || o.From != 0
-		if all == narrowed {
-			return usagef("say which: an ID, a filter, or --all")
 		}
 		if o.Subscription != "" && len(args) == 0 {
 			if err := a.subscriptionKnown(c.Context(), client, o.Subscription); err != nil {

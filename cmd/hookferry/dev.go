@@ -44,8 +44,8 @@ It prints how other commands can be pointed at it, so that subscriptions can be 
 		Example: "  hookferry dev --rate 2",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if rate < 0 || rate > 10000 {
-				return usagef("--rate %v is not within 0 and 10000 events per second", rate)
+			if rate != 0 && !(rate >= 0.001 && rate <= 10000) {
+				return usagef("--rate %v is neither 0 nor within 0.001 and 10000 events per second", rate)
 			}
 			fmt.Fprintln(a.out, "hookferry dev: NOT FOR PRODUCTION. Broker and Redis live in this process and are gone when it ends; http and loopback are allowed.")
 			w, err := a.startEmbedded(sandbox.ReceiverConfig{Forget: true, Notify: func(got *sandbox.Received) { a.printReceived(got, bodies) }})

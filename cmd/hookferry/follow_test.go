@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/hookferry/hookferry/deliverer"
 	"github.com/hookferry/hookferry/internal/kafka"
@@ -45,7 +48,7 @@ func virtualApp(t *testing.T, addrs []string, dial func(context.Context, string,
 }
 
 // virtualKafka is virtualApp with a broker that has all topics.
-func virtualKafka(t *testing.T) (a *app, out, errOut *bytes.Buffer) {
+func virtualKafka(t *testing.T, control ...func(*kfake.Cluster)) (a *app, out, errOut *bytes.Buffer) {
 	t.Helper()
 	b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true})
 	if err != nil {
@@ -55,6 +58,9 @@ func virtualKafka(t *testing.T) (a *app, out, errOut *bytes.Buffer) {
 	a, out, errOut = virtualApp(t, b.Addrs(), b.Dial)
 	if _, err := a.client.CreateTopics(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	for _, c := range control {
+		c(b.Cluster())
 	}
 	return a, out, errOut
 }
@@ -115,6 +121,38 @@ func TestEveryCommandEndsWhenKafkaDoesNotAnswer(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The brokers let us see topics, and not what a group has committed: no try will change that, and nobody sees that the command tries.
+func TestACommandThatMayNotSeeAGroupEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _, _ := virtualKafka(t, func(c *kfake.Cluster) {
+			c.ControlKey(int16(kmsg.OffsetFetch), func(q kmsg.Request) (kmsg.Response, error, bool) {
+				c.KeepControl()
+				denied := q.ResponseKind().(*kmsg.OffsetFetchResponse)
+				denied.ErrorCode = kerr.GroupAuthorizationFailed.Code
+				return denied, nil, true
+			})
+		})
+		if err := execute(t, lagCommand(a)); codeOf(err) != "kafka_denied" {
+			t.Error(err)
+		}
+	})
+}
+
+func TestRatesThatAreNoneAreRefused(t *testing.T) {
+	for _, rate := range []string{"nan", "inf", "-1", "1e-10"} {
+		a := &app{out: new(bytes.Buffer), errOut: new(bytes.Buffer)}
+		if err := execute(t, devCommand(a), "--rate", rate); codeOf(err) != "usage" {
+			t.Errorf("dev --rate %s: %v", rate, err)
+		}
+		if rate == "1e-10" { // one event now, and the next in three centuries
+			continue
+		}
+		if err := execute(t, publishCommand(a), "--sample", "1", "--rate", rate); codeOf(err) != "usage" {
+			t.Errorf("publish --rate %s: %v", rate, err)
+		}
 	}
 }
 

@@ -52,8 +52,10 @@ type publishOptions struct {
 
 func (o *publishOptions) run(ctx context.Context, a *app, files []string) error {
 	switch {
-	case o.sample < 0 || o.rate < 0:
-		return usagef("--sample and --rate must not be negative")
+	case o.sample < 0:
+		return usagef("--sample must not be negative")
+	case checkRate("rate", o.rate) != nil:
+		return checkRate("rate", o.rate)
 	case o.sample > 0 && len(files) > 0:
 		return usagef("either files or --sample, not both")
 	case o.sample == 0 && o.rate > 0:
@@ -334,7 +336,7 @@ func (o *publishOptions) due(elapsed time.Duration, sent int64) (n int64, wait t
 	}
 	n = min(n, 1+int64(elapsed.Seconds()*o.rate)-sent)
 	if n <= 0 {
-		return 0, max(time.Duration(float64(sent)/o.rate*float64(time.Second))-elapsed, time.Millisecond)
+		return 0, max(time.Duration(min(float64(sent)/o.rate, 1e9)*float64(time.Second))-elapsed, time.Millisecond)
 	}
 	return n, 0
 }

@@ -184,7 +184,7 @@ func secretFlag(secret, file string) (*secrets.Secret, error) {
 	case file != "":
 		var err error
 		if text, err = os.ReadFile(file); err != nil {
-			return nil, err
+			return nil, &refusal{"secret_invalid", err.Error()}
 		}
 	case secret == "generated":
 		return nil, nil

@@ -70,7 +70,7 @@ func subscriptionsImportCommand(a *app) *cobra.Command {
 			if args[0] != "-" {
 				f, err := os.Open(args[0])
 				if err != nil {
-					return err
+					return &refusal{"file", err.Error()}
 				}
 				defer f.Close()
 				in = f

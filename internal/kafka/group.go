@@ -167,6 +167,9 @@ func (g *Group) fetchOffsets(ctx context.Context, tps []TP, out *Generation) err
 			out.Assigned = r
 			return nil
 		}
+		if g.cg == nil && errors.Is(err, kgo.GroupAuthorizationFailed) { // a command's: a service tries on until it may
+			return &DeniedError{g.gc.ID, err}
+		}
 		select {
 		case <-out.done:
 			return fmt.Errorf("read committed offsets: %w (%w)", ErrFenced, err)
@@ -230,6 +233,21 @@ func byTopic(tps []TP) map[string][]int32 {
 	}
 	return out
 }
+
+// DeniedError is returned when the brokers do not let us see what a group has committed.
+type DeniedError struct {
+	Group string
+	Err   error
+}
+
+func (e *DeniedError) Error() string {
+	return fmt.Sprintf("the offsets of group %s may not be read (the ACL must allow Describe on it): %v", e.Group, e.Err)
+}
+
+func (e *DeniedError) Unwrap() error { return e.Err }
+
+// Code is stable: programs may compare it.
+func (e *DeniedError) Code() string { return "kafka_denied" }
 
 // CommittedOffsets reads what a group has committed for partitions, without being a member: for commands. -1: none.
 func (c *Client) CommittedOffsets(ctx context.Context, group string, tps []TP) (map[TP]Committed, error) {
