@@ -16,20 +16,27 @@ import (
 )
 
 // A deployment that has outgrown its partitions moves to a larger topic set as docs/operations.md says, while events flow and a receiver is down, so that
-// retries wait in the old set: every event is delivered once, and neither set misses one.
+// retries wait in the old set: every event is delivered once, and neither set misses one. One subscription has order, and a pause behind it.
 func TestAMoveToALargerTopicSetLosesNothingAndSendsNothingTwice(t *testing.T) {
 	t.Parallel()
 	old := deploy(t)
 	old.router()
 	old.deliverer()
-	const healthy, failing = "/ok/moved", "/flap/1/moved"
+	const healthy, failing, ordered = "/ok/moved", "/flap/1/moved", "/ok/ordered"
 	began := time.Now().Add(-time.Minute)
 	subs := map[string]*subscriptions.Live{
 		healthy: old.subscribe("acme", healthy, func(dr *subscriptions.Draft) { dr.Events = []string{"booking.*"} }),
 		failing: old.subscribe("acme", failing, func(dr *subscriptions.Draft) {
 			dr.Events, dr.Schedule = []string{"account.*"}, []time.Duration{0, 2 * time.Second, time.Second}
 		}),
+		ordered: old.subscribe("acme", ordered, func(dr *subscriptions.Draft) { dr.Events, dr.Order = []string{"customer.*"}, schemas.OrderEntity }),
 	}
+	_, err := old.writer.Pause(old.ctx, subs[ordered].ID, "")
+	old.must(err)
+	kept := old.publish("customer.creation", "acme", 3)
+	resumed, err := old.writer.Resume(old.ctx, subs[ordered].ID, false)
+	old.must(err)
+	subs[ordered] = resumed.Live
 
 	moving := newPublishing(old)
 	stop := old.run("a publisher", moving.run)
@@ -50,7 +57,8 @@ func TestAMoveToALargerTopicSetLosesNothingAndSendsNothingTwice(t *testing.T) {
 	stop()
 
 	retried = append(retried, next.publish("account.creation", "acme", 3)...)
-	for path, ids := range map[string][]string{healthy: moving.published(), failing: retried} {
+	kept = append(kept, next.publish("customer.creation", "acme", 3)...)
+	for path, ids := range map[string][]string{healthy: moving.published(), failing: retried, ordered: kept} {
 		l := subs[path]
 		old.arrive(path, l, ids...)
 		if got := len(old.at(path)); got != len(ids) {

@@ -10,7 +10,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
@@ -544,6 +549,79 @@ func TestWhatARateLeavesIsNotReadAgain(t *testing.T) {
 			t.Errorf("the broker was asked %d times for %d events", n, events)
 		}
 	})
+}
+
+// Retention is faster than a replay with a rate. What it takes is said: in the log, and in the metric that says it for live.
+func TestWhatRetentionTakesBeforeAReplayIsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		core, logs := observer.New(zapcore.ErrorLevel)
+		w.log = zap.New(core)
+		w.subscribe("sub_1", "c_a", FormatStandard, "*")
+		w.deliver()
+		stop := w.start(nil)
+		const events = 200
+		for range events {
+			w.publish("booking.creation", "c_a")
+		}
+		later(10 * time.Second)
+		o := w.startReplay(ReplayDraft{Subscription: "sub_1", Rate: 1})
+		later(time.Minute)
+		stop() // and with it what it has read and may not take yet
+		done, err := ReplayState(w.ctx, w.client, w.table, o.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.clear(w.client.Topics().Events["booking"])
+		r := w.router(nil)
+		run(t, r.Run)
+		if p := w.over(o.ID); p.Matched != done.Matched {
+			t.Errorf("%d events were replayed, %d of them before retention took the rest", p.Matched, done.Matched)
+		}
+		metrics := prometheus.NewRegistry()
+		metrics.MustRegister(r.metrics.lost)
+		families, err := metrics.Gather()
+		if err != nil || len(families) != 1 {
+			t.Fatal(families, err)
+		}
+		counted := int64(families[0].GetMetric()[0].GetCounter().GetValue())
+		said := int64(0)
+		for _, l := range logs.FilterMessageSnippet("DATA LOSS").All() {
+			m := l.ContextMap()
+			said += m["lost_to"].(int64) - m["lost_from"].(int64) + 1
+			if m["replay"] != o.ID || m["subscription"] != "sub_1" {
+				t.Errorf("%v", m)
+			}
+		}
+		if counted != events-done.Matched || said != events-done.Matched || done.Matched < 50 || done.Matched > 100 {
+			t.Errorf("of %d events %d were replayed, %d are counted as lost, and %d said to be", events, done.Matched, counted, said)
+		}
+	})
+}
+
+// clear takes all that a topic has, as retention does.
+func (w *world) clear(topic string) {
+	w.t.Helper()
+	ends, err := w.client.Offsets(w.ctx, topic, kafka.Latest)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c, err := kgo.NewClient(kgo.SeedBrokers(w.broker.Addrs()...), kgo.Dialer(w.broker.Dial))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer c.Close()
+	del, one := kmsg.NewPtrDeleteRecordsRequest(), kmsg.NewDeleteRecordsRequestTopic()
+	one.Topic = topic
+	for p, end := range ends {
+		part := kmsg.NewDeleteRecordsRequestTopicPartition()
+		part.Partition, part.Offset = p, end
+		one.Partitions = append(one.Partitions, part)
+	}
+	del.Topics = append(del.Topics, one)
+	if _, err := c.Request(w.ctx, del); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // What all replays together keep between their turns is bounded: who comes over the bound lets go of his, and reads again.

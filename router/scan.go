@@ -84,6 +84,9 @@ func (y *replayer) bounds(ctx context.Context, w *work, c *choice, st *stretch) 
 		}
 	}
 	if st.p.Next < w.begins[st.tp] {
+		if st.p.Next > 0 { // it had begun, so it was behind its begin
+			y.sayGap(o, st.tp, st.p.Next, w.begins[st.tp])
+		}
 		st.p.Next, st.at.Next = w.begins[st.tp], w.begins[st.tp]
 	}
 	st.end, st.last = w.ends[st.tp], true
@@ -255,11 +258,26 @@ func (s *scanning) fetch(ctx context.Context) error {
 	most, each := s.fetchBytes()
 	f := s.y.r.kafka.NewFetcher(kafka.FetchConfig{
 		MaxBytes: int32(most), PartitionBytes: int32(each), Empty: true, MaxWait: 100 * time.Millisecond,
-		OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true },
+		OutOfRange: s.outOfRange,
 		Full:       func(tp kafka.TP) bool { return s.parts[tp].halted.Load() },
 	})
 	f.Assign(pos)
 	return f.Run(ctx, s.handle)
+}
+
+func (s *scanning) outOfRange(tp kafka.TP, asked, start, _ int64) (int64, bool) {
+	if asked < start {
+		s.y.sayGap(s.c.order, tp, asked, start)
+	}
+	return start, true
+}
+
+// sayGap says what retention has taken of a stretch that had begun: it was faster than the scan, which has a rate or waits for a receiver.
+func (y *replayer) sayGap(o *schemas.Replay, tp kafka.TP, from, to int64) {
+	y.r.metrics.lost.WithLabelValues(tp.Topic).Add(float64(to - from))
+	y.r.log.Error("DATA LOSS: retention removed events before a replay or a catch-up had read them; it goes on at the first that is left",
+		zap.String("replay", o.ID), zap.String("kind", o.Kind), zap.String("subscription", o.Subscription), zap.String("topic", tp.Topic),
+		zap.Int32("partition", tp.Partition), zap.Int64("lost_from", from), zap.Int64("lost_to", to-1))
 }
 
 // fetchBytes says how much to ask for. Who has a rate comes often for little, and keeps meanwhile what he could not take.

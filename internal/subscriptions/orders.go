@@ -116,6 +116,24 @@ func (w *Writer) notePause(ctx context.Context, l *Live, at placed) {
 	_ = fault.After(fault.SubscriptionPaused, w.appendOrders(ctx, []*schemas.Replay{&order}))
 }
 
+// catchUpsOver refuses while a catch-up of s runs. With order it goes on to where live is and live leaves out what it is not through with; so begun without order, it
+// would make again whatever live has routed since.
+func (w *Writer) catchUpsOver(ctx context.Context, s *schemas.Subscription) error {
+	for _, c := range s.Spans {
+		if c.Kind != schemas.CutLive || c.Reason == "" {
+			continue
+		}
+		o, err := w.readOrder(ctx, c.Reason)
+		if err != nil {
+			return err
+		}
+		if o != nil && (o.State == schemas.ReplayRunning || o.State == schemas.ReplayPaused) {
+			return Refusals{refuse(CodeCatchUpRuns, "order", "the catch-up %s is not over: order can be turned on when it is (hookferry replay show %s)", o.ID, o.ID)}
+		}
+	}
+	return nil
+}
+
 // readOrder finds an order in `replays`, nil if there is none.
 func (w *Writer) readOrder(ctx context.Context, id string) (*schemas.Replay, error) {
 	tp := w.orderPlace(id)

@@ -32,6 +32,7 @@ const (
 	CodeUnsettled        = "subscription_unsettled"
 	CodeDisabled         = "subscription_disabled" // to be paused; it is stopped already
 	CodeOrderUnknown     = "order_unknown"
+	CodeCatchUpRuns      = "catch_up_runs" // order is not turned on before what the subscription catches up with is over
 	CodeFromInvalid      = "from_invalid"
 	CodeRetentionGap     = "retention_gap" // retention has taken a part of the span
 )

@@ -397,6 +397,36 @@ func TestCreateFromATimeWritesItsOrderFirst(t *testing.T) {
 	})
 }
 
+// A catch-up that has begun without order would make again, with it, what live has routed since. So order waits for its end.
+func TestOrderIsNotTurnedOnBeforeACatchUpIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWholeWorld(t)
+		p := w.process()
+		d := draft("c0ffee01", "crm", "*")
+		d.From = subscriptions.Earliest
+		l, _, err := p.Create(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		order := schemas.OrderEntity
+		_, err = p.Update(t.Context(), l.ID, subscriptions.Change{Order: &order})
+		if code(err) != subscriptions.CodeCatchUpRuns {
+			t.Errorf("%v", err)
+		}
+		o := orders(t, p.client)[l.Spans[0].Reason][1]
+		o.State = schemas.ReplayDone
+		var r kafka.Records
+		key := []byte(o.ID)
+		r.Add(kafka.TP{Topic: p.client.Topics().Replays, Partition: kafka.Partition(key, p.client.Config().Partitions)}, key, nil, schemas.AppendReplay(nil, &o))
+		if _, err := p.client.NewAppender(kafka.AppenderConfig{}).Append(t.Context(), &r); err != nil {
+			t.Fatal(err)
+		}
+		if l, err = p.Update(t.Context(), l.ID, subscriptions.Change{Order: &order}); err != nil || l.Order != order {
+			t.Errorf("%+v, %v", l, err)
+		}
+	})
+}
+
 func TestTheFirstWriteOfABackfillIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWholeWorld(t)

@@ -77,6 +77,7 @@ func TestAnImportedSubscriptionIsTheSame(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		l.Spans = append(l.Spans, schemas.Cut{At: l.Spans[0].At + 1, Kind: schemas.CutPaused}, schemas.Cut{At: l.Spans[0].At + 2, Kind: schemas.CutLive, Reason: "rpl_of_the_other_set"})
 		record := schemas.AppendSubscription(nil, &l.Subscription)
 		there := newWorld(t)
 		p := there.process()
@@ -95,6 +96,9 @@ func TestAnImportedSubscriptionIsTheSame(t *testing.T) {
 		}
 		if got := p.Match("c0ffee01", "booking.creation", l.Spans[0].At, nil); len(got) != 1 || got[0].ID != l.ID {
 			t.Errorf("matched %v", got)
+		}
+		if ids := stands.ResumedRedrives(); len(ids) > 0 || stands.Spans[2].Reason != "" || len(stands.Spans) != 3 {
+			t.Errorf("it waits for orders of the other set: %v, %v", ids, stands.Spans)
 		}
 		if list, err := stands.SigningSecrets(); err != nil || len(list) != 1 || !list[0].Equal(secret) {
 			t.Errorf("secrets %v, %v", list, err)

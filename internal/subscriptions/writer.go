@@ -458,6 +458,11 @@ func (w *Writer) Update(ctx context.Context, id string, ch Change) (*Live, error
 		if err := w.edit(l, s, ch); err != nil {
 			return err
 		}
+		if s.Order == schemas.OrderEntity && l.Order != schemas.OrderEntity {
+			if err := w.catchUpsOver(ctx, s); err != nil {
+				return err
+			}
+		}
 		if s.Name != l.Name {
 			if twin := sameName(w.table.Company(s.Company), s.Name, s.ID); twin != nil {
 				return Refusals{refuse(CodeNameTaken, "name", "the company has a subscription of that name already (%s)", twin.ID)}
