@@ -153,6 +153,9 @@ func (d *Deliverer) Ready() error {
 	if parts := *d.parts.Load(); len(parts) == 0 && !d.lease.frozen.Load() {
 		return nil // more replicas than partitions: this one stands by
 	}
+	if d.lease.held.Load() {
+		return fmt.Errorf("this host's clock and the brokers' differ by more than %v: is the time synchronized?", skewHolds)
+	}
 	if !d.lease.holds(time.Now()) {
 		return fmt.Errorf("no offset commit was accepted within the last %v: is the broker reachable?", d.lease.term)
 	}

@@ -51,10 +51,14 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 		connections: desc("receiver_connections", "Connections to receivers, open or being made."),
 		memory:      desc("tasks_in_memory", "Tasks read and not finished."),
 		unwritten:   desc("unwritten_outcomes", "Outcomes that are being written or wait for a partition that takes none.", "partition"),
-		lease:       desc("lease", "1 while sends may start: an offset commit succeeded within the last two thirds of kafka.session_timeout."),
+		lease:       desc("lease", "1 while sends may start, or might if it had a partition: an offset commit succeeded within the last two thirds of kafka.session_timeout, and the clocks are less than two minutes apart."),
 		lag:         desc("lag_tasks", "Tasks of a partition that are not finished, as of its last fetch.", "topic", "partition"),
 		lanes:       desc("lanes", "Lanes by state.", "state"),
 		members:     desc("line_members", "Tasks of subscriptions that ask for order which have not ended: in memory, or in a tier. One in a tier takes some 200 bytes of memory."),
+	}
+	for _, topic := range d.topics.LaneTopics() { // a counter that begins with its first loss does not increase
+		m.lost.WithLabelValues(topic)
+		m.stopped.WithLabelValues(topic)
 	}
 	if reg == nil {
 		return m, nil
@@ -86,11 +90,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for partition, n := range m.d.collector.heldCounts() {
 		gauge(m.unwritten, float64(n), strconv.Itoa(int(partition)))
 	}
-	held := 0.0
-	if m.d.lease.holds(now) {
-		held = 1
+	may := 0.0
+	if m.d.Ready() == nil {
+		may = 1
 	}
-	gauge(m.lease, held)
+	gauge(m.lease, may)
 	for tp, p := range *m.d.parts.Load() {
 		_, lag := p.counts()
 		gauge(m.lag, float64(lag), tp.Topic, strconv.Itoa(int(tp.Partition)))

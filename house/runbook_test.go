@@ -91,8 +91,8 @@ var runbooks = map[string]func(p *platformTeam, commands string){
 	},
 	"Upgrade and roll back": func(p *platformTeam, commands string) {
 		p.start("router")
-		old := p.start("deliverer")
 		port := freePort(p.t)
+		old := p.start("deliverer", "HOOKFERRY_HOST_LISTEN="+port)
 		p.do(strings.ReplaceAll(commands, "127.0.0.1:9464", port), fmt.Sprintf("PID_OF_A_DELIVERER=%d", old.Process.Pid), "HOOKFERRY_HOST_LISTEN="+port)
 		p.ends(old)
 		p.flows()
@@ -198,10 +198,10 @@ func (p *platformTeam) command(args ...string) string {
 }
 
 // start starts a service, as before the runbook begins, and waits until it owns partitions.
-func (p *platformTeam) start(service string) *exec.Cmd {
+func (p *platformTeam) start(service string, more ...string) *exec.Cmd {
 	p.t.Helper()
 	cmd := exec.Command(filepath.Join(p.bin, "hookferry"), service)
-	said := p.begin(service, cmd)
+	said := p.begin(service, cmd, more...)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for service != "deliverer" && !strings.Contains(said(), "owns source partitions") || service != "router" && !strings.Contains(said(), "a generation of the group begins") {

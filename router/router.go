@@ -87,6 +87,14 @@ func New(cfg Config, d Deps) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A counter that begins with its first loss does not increase.
+	for entity, topic := range d.Kafka.Topics().Events {
+		m.lost.WithLabelValues(topic)
+		m.wrongPartition.WithLabelValues(entity)
+	}
+	for _, reason := range UndecodableReasons() {
+		m.undecodable.WithLabelValues(reason)
+	}
 	r := &Router{kafka: d.Kafka, routing: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), shared: *newShared(cfg, d.Kafka, d.Table, m, log)}
 	r.clockSpread = d.ClockSpread
 	r.owned = newOwned(m)

@@ -1,7 +1,7 @@
 // Command prove runs what stands behind every sentence of the README's promises, reads the figures from what is printed, and says of each promise whether
 // it was held. Exit 1 if one was not, if a command failed, or if it took longer than its budget.
 //
-//	go run ./bench/prove                every claim, within 45 minutes on two cores
+//	go run ./bench/prove                every claim; exit 1 after 45 minutes
 //	go run ./bench/prove -short         faults, mutants and simulation in their short forms
 //	go run ./bench/prove -budget 2h     on a slower machine; -1s is no bound
 //

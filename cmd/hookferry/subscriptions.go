@@ -24,7 +24,7 @@ func subscriptionsCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "subscriptions",
 		Aliases: []string{"subs"},
-		Short:   "Who gets which events: create, list, show, update, pause, resume, delete",
+		Short:   "Who gets which events: create, list, show, update, pause, resume, delete, export, import, reseal",
 		Long: "A subscription is one receiver of one company: a URL, the events it wants, a format, signing secrets and limits.\n" +
 			"docs/subscriptions.md explains every field and every refusal.",
 		Example: "  hookferry subscriptions create --company c0ffee01 --name crm --url https://hooks.example.com/in --events 'booking.*'",
