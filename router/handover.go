@@ -21,8 +21,8 @@ import (
 // Who is left out is read from the subscription's own record: the cut "live" names its catch-up, so a router that knows the cut knows that there is a
 // catch-up, even if it has not read the order yet. It is left out until the router knows that the catch-up is through.
 //
-//  1. the catch-up has come to where live was a moment ago. The partition is parked for live, and what live has at hand is waited for. Death: as if nothing
-//     had been; the successor's live leaves the subscription out as before.
+//  1. the catch-up has come to where live was a moment ago. The partition is parked for live, and what live has at hand is waited for; another catch-up that
+//     has come so far waits its turn. Death: as if nothing had been; the successor's live leaves the subscription out as before.
 //  2. the catch-up routes what came meanwhile, up to where live stands now. Death: the same events are routed again, under the same ids.
 //  3. the offset at which live stands is committed, and the commit's metadata names the catch-up. Before: as 2. After: the successor reads the name with
 //     the offset. The commit is fenced by the generation, so of a router that lost the partition and does not know it nothing counts.
@@ -165,11 +165,18 @@ func handedOf(metadata string) []string {
 
 var errHandOver = errors.New("the hand-over has to wait")
 
-// freeze parks a partition for live and waits until nothing of it is at hand. It returns where live stands.
-func (r *Router) freeze(ctx context.Context, p *partition) (int64, error) {
-	if _, ok := r.owned.park(p, -1, whyHandOver, handingOver, time.Time{}); !ok {
-		return 0, errNotOwned
+// freeze parks a partition for live and waits until nothing of it is at hand. It returns where live stands. One hand-over at a time has it frozen: with two, the
+// first to be done would thaw it, live would go on without the subscription of the other, and the other would hand over at a place that live has left behind.
+// With an error it is not frozen by the caller, who must not thaw it then.
+func (r *Router) freeze(ctx context.Context, p *partition) (next int64, err error) {
+	if err := r.owned.freeze(p); err != nil {
+		return 0, err
 	}
+	defer func() {
+		if err != nil {
+			r.thaw(p)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, handOverWait)
 	defer cancel()
 	select {
@@ -185,7 +192,7 @@ func (r *Router) freeze(ctx context.Context, p *partition) (int64, error) {
 	return next, nil
 }
 
-// thaw lets live go on.
+// thaw lets live go on. Only who froze the partition calls it.
 func (r *Router) thaw(p *partition) {
 	if r.owned.unpark(func(q *partition) bool { return q == p && p.waits == handingOver }) {
 		r.fetcher.Wake()
@@ -229,6 +236,21 @@ func (r *Router) commitHanded(ctx context.Context, id string, p *partition, next
 			return errHandOver
 		}
 	}
+}
+
+// freeze parks a partition for a hand-over, whatever else it may be parked for, unless another hand-over has it.
+func (o *owned) freeze(p *partition) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.parts[p.tp] != p {
+		return errNotOwned
+	}
+	if p.waits == handingOver {
+		return errHandOver
+	}
+	o.stop(p, whyHandOver)
+	p.waits, p.until = handingOver, time.Time{}
+	return nil
 }
 
 // hand has the next commits name a catch-up. The partition must be frozen at next.

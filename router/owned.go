@@ -135,15 +135,20 @@ func (o *owned) park(p *partition, next int64, why string, waits *writer, until 
 	if o.parts[p.tp] != p {
 		return next, false
 	}
+	o.stop(p, why)
+	if p.waits != handingOver { // which ends by itself, and must not be cut short
+		p.waits, p.until = waits, until
+	}
+	return next, true
+}
+
+// stop begins the parking of p. Holds mu.
+func (o *owned) stop(p *partition, why string) {
 	if p.parked == "" {
 		o.stopped.Add(1)
 		o.metrics.waiting.WithLabelValues(why).Inc()
 		p.parked = why
 	}
-	if p.waits != handingOver { // which ends by itself, and must not be cut short
-		p.waits, p.until = waits, until
-	}
-	return next, true
 }
 
 // unpark lets partitions go on; it says whether there was one.

@@ -592,27 +592,32 @@ func (s *scanning) handOver(ctx context.Context, st *stretch) error {
 	} else if s.c.paused != 0 || next-st.p.Next > handOverNear {
 		return errHandOver // there is more to scan first
 	}
-	defer r.thaw(st.holder)
-	next, err := r.freeze(ctx, st.holder)
+	next, err := s.frozen(ctx, st)
 	if err != nil {
 		return err
 	}
+	r.metrics.handOvers.Inc()
+	r.log.Debug("live takes over from a catch-up", zap.String("replay", s.c.order.ID), zap.String("topic", st.tp.Topic), zap.Int32("partition", st.tp.Partition), zap.Int64("at", next))
+	return s.y.note(ctx, s.c.order, true, []*stretch{st})
+}
+
+// frozen is the part of a hand-over for which live stands still: at next.
+func (s *scanning) frozen(ctx context.Context, st *stretch) (next int64, err error) {
+	r := s.y.r
+	if next, err = r.freeze(ctx, st.holder); err != nil {
+		return next, err
+	}
+	defer r.thaw(st.holder)
 	st.end = next
 	all := s.parts
 	s.parts = map[kafka.TP]*stretch{st.tp: st}
 	err = s.scan(ctx)
 	s.parts = all
 	if err != nil {
-		return err
+		return next, err
 	}
 	if st.p.Next < next {
-		return errHandOver // it is over its room, or the order was paused
+		return next, errHandOver // it is over its room, or the order was paused
 	}
-	if err := r.hand(ctx, s.c.order.ID, st.holder, next); err != nil {
-		return err
-	}
-	r.thaw(st.holder)
-	r.metrics.handOvers.Inc()
-	r.log.Debug("live takes over from a catch-up", zap.String("replay", s.c.order.ID), zap.String("topic", st.tp.Topic), zap.Int32("partition", st.tp.Partition), zap.Int64("at", next))
-	return s.y.note(ctx, s.c.order, true, []*stretch{st})
+	return next, r.hand(ctx, s.c.order.ID, st.holder, next)
 }
