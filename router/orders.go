@@ -67,13 +67,13 @@ func (o *orders) run(ctx context.Context) {
 		OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true },
 	})
 	fetcher.Assign(pos)
-	_ = fetcher.Run(ctx, func(_ context.Context, bs []kafka.Batch) error {
+	_ = fetcher.Run(ctx, func(ctx context.Context, bs []kafka.Batch) error {
 		for i := range bs {
 			b := &bs[i]
 			for j := range b.Records {
 				o.learn(b.Topic, &b.Records[j])
 			}
-			if end, waiting := ends[b.TP]; waiting && (b.Next >= end || len(b.Records) == 0 && b.Next >= b.HighWatermark) {
+			if end, waiting := ends[b.TP]; waiting && (b.Next >= end || logEnds(ctx, o.kafka, b)) {
 				if delete(ends, b.TP); len(ends) == 0 {
 					close(o.loaded)
 				}

@@ -495,6 +495,151 @@ func TestAReplayWithoutAnEndHasAllThatWasAcceptedBefore(t *testing.T) {
 	})
 }
 
+// staleLeader has the reads of a topic that are no session (of replays, orders and commands) answered as by a leader that has just become one: it does not know
+// yet how far its log is acknowledged, shows nothing behind where it is asked, and does not say where the log ends. It returns when it has been asked once, and
+// lasts for a second from then on.
+func (w *world) staleLeader(topic string) (asked <-chan struct{}) {
+	w.t.Cleanup(func() { later(2 * time.Second) }) // no bubble ends while an answer is held back
+	came := make(chan struct{})
+	var until time.Time // of the broker's goroutine, which runs one control at a time
+	cluster := w.broker.Cluster()
+	cluster.ControlKey(int16(kmsg.Fetch), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		req := q.(*kmsg.FetchRequest)
+		if req.SessionEpoch != -1 || !slices.ContainsFunc(req.Topics, func(t kmsg.FetchRequestTopic) bool { return t.Topic == topic }) {
+			return nil, nil, false
+		}
+		if until.IsZero() {
+			until = time.Now().Add(time.Second)
+			close(came)
+		}
+		if !time.Now().Before(until) {
+			return nil, nil, false
+		}
+		cluster.SleepControl(func() { later(time.Duration(req.MaxWaitMillis) * time.Millisecond) })
+		resp := req.ResponseKind().(*kmsg.FetchResponse)
+		for _, t := range req.Topics {
+			rt := kmsg.NewFetchResponseTopic()
+			rt.Topic = t.Topic
+			for _, p := range t.Partitions {
+				rp := kmsg.NewFetchResponseTopicPartition()
+				rp.Partition, rp.HighWatermark, rp.RecordBatches = p.Partition, p.FetchOffset, []byte{}
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+	cluster.ControlKey(int16(kmsg.ListOffsets), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		req := q.(*kmsg.ListOffsetsRequest)
+		if !time.Now().Before(until) || len(req.Topics) != 1 || req.Topics[0].Topic != topic || req.Topics[0].Partitions[0].Timestamp != kafka.Latest {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		rt := kmsg.NewListOffsetsResponseTopic()
+		rt.Topic = topic
+		for _, p := range req.Topics[0].Partitions {
+			rp := kmsg.NewListOffsetsResponseTopicPartition()
+			rp.Partition, rp.ErrorCode = p.Partition, 78 // the offset is not available
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+		return resp, nil, true
+	})
+	return came
+}
+
+// The sequence: the leader of a source partition changes while a replay reads it, or the command that counts beforehand. For a moment the new one shows less than
+// was acknowledged, and that is not where the log ends.
+func TestAReplayDoesNotTakeANewLeadersMarkForTheEnd(t *testing.T) {
+	for name, count := range map[string]func(w *world) int64{
+		"replay": func(w *world) int64 {
+			return w.over(w.startReplay(ReplayDraft{Subscription: "sub_1"}).ID).Matched
+		},
+		"plan": func(w *world) int64 {
+			plan, err := PlanReplay(w.ctx, w.client, w.table, DefaultConfig(), ReplayDraft{Subscription: "sub_1"}, nil)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			return plan.Tasks
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, true, nil)
+				w.subscribe("sub_1", "c_a", FormatStandard, "*")
+				w.start(nil)
+				w.deliver()
+				for range 100 {
+					w.publish("booking.creation", "c_a")
+				}
+				later(time.Second)
+				asked := w.staleLeader(w.client.Topics().Events["booking"])
+				if n := count(w); n != 100 {
+					t.Errorf("%d of 100 events", n)
+				}
+				<-asked
+				if n := len(w.replayed(0, false)); name == "replay" && n != 100 {
+					t.Errorf("%d tasks of 100", n)
+				}
+			})
+		})
+	}
+}
+
+// The sequence: the leader of `progress` changes as a router begins. Had the router taken the new one's mark for the end, live would leave out the subscription of
+// a catch-up that is through, and nobody would ever route that.
+func TestARouterBeginsWithAllThatWasNotedOfCatchUps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, func(c *kafka.Config) { c.Partitions = 1 })
+		_, o := w.ordered("sub_1", "rpl_1", time.Now().UnixMilli())
+		booking, progressed := w.client.Topics().Events["booking"], w.client.Topics().Progress
+		key := stretchKey(o.ID, kafka.TP{Topic: booking})
+		var rs kafka.Records
+		rs.Add(w.place(progressed, key), key, nil, schemas.AppendProgress(nil, &progress{Replay: o.ID, Topic: booking, Done: true}))
+		w.write(&rs)
+		later(5 * time.Second)
+		for range 5 {
+			w.publish("booking.creation", "c_a")
+		}
+		asked := w.staleLeader(progressed)
+		w.start(nil)
+		<-asked
+		later(10 * time.Second)
+		if n := len(w.tasks(0, false)); n != 5 {
+			t.Errorf("%d of 5 events were routed", n)
+		}
+	})
+}
+
+// A log that ends before the end that was asked for (it was cut by an unclean election) ends a replay all the same.
+func TestAReplayEndsWhereTheLogDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, nil)
+		w.subscribe("sub_1", "c_a", FormatStandard, "*")
+		w.start(nil)
+		w.deliver()
+		_, src := w.publish("booking.creation", "c_a")
+		var asked atomic.Int64
+		w.broker.Cluster().ControlKey(int16(kmsg.ListOffsets), func(q kmsg.Request) (kmsg.Response, error, bool) {
+			w.broker.Cluster().KeepControl()
+			if q.(*kmsg.ListOffsetsRequest).Topics[0].Topic == src.Topic {
+				asked.Add(1)
+			}
+			return nil, nil, false
+		})
+		o := schemas.Replay{ID: "rpl_1", Kind: schemas.ReplayReplay, Subscription: "sub_1", Company: "c_a", State: schemas.ReplayRunning, CreatedAt: time.Now().UnixMilli(),
+			Begins: []schemas.PartitionOffset{{Topic: src.Topic, Partition: src.Partition}},
+			Ends:   []schemas.PartitionOffset{{Topic: src.Topic, Partition: src.Partition, Offset: src.Offset + 50}}}
+		w.writeOrder(&o)
+		later(3 * time.Second)
+		if n := asked.Load(); w.over(o.ID).Replay.State != schemas.ReplayDone || len(w.replayed(0, false)) != 1 || n > 10 {
+			t.Errorf("%d tasks; the broker was asked %d times where the log begins and ends", len(w.replayed(0, false)), n)
+		}
+	})
+}
+
 // What comes in one piece stands before what is live, in the broker and in a deliverer: a rate is never spent by more than a twentieth of a second at once, and
 // over a minute it is kept all the same.
 func TestARateComesInSmallPieces(t *testing.T) {

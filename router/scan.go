@@ -382,8 +382,8 @@ func (s *scanning) batch(ctx context.Context, st *stretch, b *kafka.Batch) error
 		}
 	}
 	// A log may end before the end that was asked for: behind its last record only what the broker itself wrote.
-	if len(b.Records) == 0 && b.Next >= b.HighWatermark {
-		b.Next = max(b.Next, st.end)
+	if b.Next < st.end && logEnds(ctx, s.y.r.kafka, b) {
+		b.Next = st.end
 	}
 	st.at.Next = max(st.at.Next, min(b.Next, st.end))
 	st.halted.Store(st.at.Next >= st.end)
