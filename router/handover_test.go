@@ -17,7 +17,7 @@ import (
 func TestAPartitionIsFrozenByOneHandOverAtATime(t *testing.T) {
 	w := newWorld(t, false, nil)
 	r, tp := w.router(nil), kafka.TP{Topic: w.client.Topics().Events["booking"]}
-	r.owned.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil)
+	r.owned.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil, nil)
 	p := r.owned.holder(tp)
 	if next, err := r.freeze(w.ctx, p); next != 100 || err != nil {
 		t.Fatal(next, err)
@@ -39,7 +39,7 @@ func TestAFreezeThatComesToNothingLeavesThePartitionAsItWas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, true, nil)
 		r, tp := w.router(nil), kafka.TP{Topic: w.client.Topics().Events["booking"]}
-		r.owned.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil)
+		r.owned.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil, nil)
 		r.routing <- struct{}{} // for longer than a hand-over waits
 		if _, err := r.freeze(w.ctx, r.owned.holder(tp)); !errors.Is(err, errHandOver) || r.owned.full(tp) {
 			t.Errorf("parked: %v; %v", r.owned.full(tp), err)
@@ -181,4 +181,174 @@ func TestTwoHandOversOfAPartitionLoseNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The sequence: the commit that names a catch-up reaches the broker, and its answer reaches nobody, so the hand-over is given up and live goes on without the
+// subscription. Before a commit has said so, there is another generation, and it gives the partition back to where it was: the process keeps it at what it has done,
+// and must not believe its own commit of before, for the catch-up has not come so far.
+func TestAHandOverThatWasTakenBackIsNotBelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, func(c *kafka.Config) { c.Partitions = 1 })
+		w.deliver()
+		w.start(nil)
+		w.publish("booking.creation", "c_a")
+		later(time.Second)
+		s, o := w.ordered("sub_1", "rpl_1", time.Now().UnixMilli())
+		later(10 * time.Second)
+		named := w.takeCommitsWithoutAnAnswer(o.ID)
+		w.writeOrder(&o)
+		<-named
+		paused := o // so that the catch-up stays behind live
+		paused.State = schemas.ReplayPaused
+		w.writeOrder(&paused)
+		later(2 * handOverWait)
+		want := map[string]bool{}
+		publish := func() {
+			for range 20 {
+				m, src := w.publish("booking.creation", "c_a")
+				want[schemas.TaskID(src, m.EventID, s.ID, "")] = true
+			}
+		}
+		publish()
+		later(5 * time.Second)
+		<-w.anotherGeneration()
+		later(5 * time.Second)
+		publish()
+		w.writeOrder(&o)
+		w.over(o.ID)
+		publish()
+		later(10 * time.Second)
+		got := w.tasks(0, true)
+		missed := 0
+		for id := range want {
+			if _, ok := got[id]; !ok {
+				missed++
+			}
+		}
+		if missed > 0 || len(got) != len(want) {
+			t.Errorf("%d are missed; %d tasks, and %d are owed", missed, len(got), len(want))
+		}
+	})
+}
+
+// What a commit says of hand-overs is believed where a partition begins, and not where it is kept: there the next commit says what the process knows.
+func TestOnlyAPartitionThatBeginsBelievesItsCommit(t *testing.T) {
+	tp := kafka.TP{Topic: "t", Partition: 1}
+	for name, c := range map[string]struct {
+		between int64    // what the group has when the partition comes back
+		says    []string // and the hand-overs named with it
+		knows   string   // of this process
+		next    int64
+		believe bool
+		due     string // "-": nothing
+	}{
+		"kept, a hand-over that was taken back":          {120, []string{"rpl_1"}, "", 150, false, ""},
+		"kept, a hand-over that the group does not know": {150, nil, "rpl_2", 150, false, "handed=rpl_2"},
+		"kept, as it was said":                           {150, []string{"rpl_2"}, "rpl_2", 150, false, "-"},
+		"begins anew":                                    {160, []string{"rpl_1"}, "", 160, true, "handed=rpl_1"},
+	} {
+		m, _ := newMetrics(nil, nil)
+		o, believed := newOwned(m), false
+		hand := func(id string, at kafka.TP) { believed = believed || id == "rpl_1" && at == tp }
+		take := func(offset int64, handed []string) {
+			o.take(map[kafka.TP]start{tp: {offset: offset, committed: true, handed: handed}}, nil, hand)
+		}
+		take(100, nil)
+		p := o.holder(tp)
+		o.done(p, 120)
+		if err := o.freeze(p); err != nil || o.hand("rpl_1", p, 120) != nil {
+			t.Fatal(name, err)
+		}
+		o.unhand("rpl_1", p) // after a commit without an answer
+		o.unpark(func(*partition) bool { return true })
+		o.done(p, 150)
+		if c.knows != "" {
+			p.handed = []string{c.knows}
+		}
+		o.commitDone(map[kafka.TP]kafka.Committed{tp: {Offset: 110, Metadata: handedText(p.handed)}})
+		o.shut()
+		take(c.between, c.says)
+		if next, _ := o.next(tp); next != c.next || believed != c.believe {
+			t.Errorf("%s: at %d, believed: %v", name, next, believed)
+		}
+		due, is := o.due()[tp]
+		if is != (c.due != "-") || is && (due.Metadata != c.due || due.Offset != c.next) {
+			t.Errorf("%s: to be committed: %v %+v", name, is, due)
+		}
+	}
+}
+
+// takeCommitsWithoutAnAnswer has the broker take the router's commits that name a catch-up in a partition of bookings so late that nobody waits for the answer, and
+// refuse those that come behind them, until offsets are asked for again.
+func (w *world) takeCommitsWithoutAnAnswer(order string) (named <-chan struct{}) {
+	came := make(chan struct{})
+	over := false // of the broker's goroutine, which runs one control at a time
+	group, cluster := GroupID(w.client.Topics()), w.broker.Cluster()
+	cluster.ControlKey(int16(kmsg.OffsetCommit), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		req := q.(*kmsg.OffsetCommitRequest)
+		if req.Group != group || over {
+			return nil, nil, false
+		}
+		if names(req, w.client.Topics().Events["booking"], order) {
+			select {
+			case <-came:
+			default:
+				close(came)
+			}
+			cluster.SleepControl(func() { later(3 * time.Second) })
+			return nil, nil, false
+		}
+		select {
+		case <-came:
+		default:
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+		for _, t := range req.Topics {
+			rt := kmsg.NewOffsetCommitResponseTopic()
+			rt.Topic = t.Topic
+			for _, p := range t.Partitions {
+				rp := kmsg.NewOffsetCommitResponseTopicPartition()
+				rp.Partition, rp.ErrorCode = p.Partition, 14 // the coordinator is loading
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+	cluster.ControlKey(int16(kmsg.OffsetFetch), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		select {
+		case <-came:
+			over = true
+		default:
+		}
+		return nil, nil, false
+	})
+	return came
+}
+
+// anotherGeneration has the router's group begin another one, with the same members.
+func (w *world) anotherGeneration() (begun <-chan struct{}) {
+	joined := make(chan struct{})
+	cluster := w.broker.Cluster()
+	mine := func(group string) bool { return group == GroupID(w.client.Topics()) }
+	cluster.ControlKey(int16(kmsg.Heartbeat), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		req := q.(*kmsg.HeartbeatRequest)
+		if !mine(req.Group) {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		resp.ErrorCode = 27 // a rebalance is under way
+		return resp, nil, true
+	})
+	cluster.ControlKey(int16(kmsg.JoinGroup), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		if mine(q.(*kmsg.JoinGroupRequest).Group) {
+			cluster.DropControl()
+			close(joined)
+		}
+		return nil, nil, false
+	})
+	return joined
 }

@@ -195,8 +195,9 @@ func (o *owned) shut() {
 	}
 }
 
-// take makes start the set of owned partitions, keeps what may be kept, and opens the gate. It returns the positions for the fetcher.
-func (o *owned) take(start map[kafka.TP]start, undecodable map[int32]bool) map[kafka.TP]int64 {
+// take makes start the set of owned partitions, keeps what may be kept, and opens the gate. It returns the positions for the fetcher. hand learns, before anything
+// of the partition is routed, which catch-ups had handed it over to live.
+func (o *owned) take(start map[kafka.TP]start, undecodable map[int32]bool, hand func(id string, tp kafka.TP)) map[kafka.TP]int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	pos := make(map[kafka.TP]int64, len(start))
@@ -212,10 +213,16 @@ func (o *owned) take(start map[kafka.TP]start, undecodable map[int32]bool) map[k
 		// between, there would have been a generation without it. A commit whose answer was lost lies in there too.
 		if p := o.parts[tp]; p != nil && s.offset >= p.committed && s.offset <= p.next {
 			p.committed = s.offset
+			// What that commit says of hand-overs is older than what we know: one whose answer was lost is taken back, and live has gone on without its
+			// subscription. The next commit says so.
+			p.unsaid = p.unsaid || handedText(s.handed) != handedText(p.handed)
 			pos[tp] = kafka.KeepPosition
 			continue
 		} else if p != nil {
 			o.clear(p)
+		}
+		for _, id := range s.handed {
+			hand(id, tp)
 		}
 		committed := s.offset
 		if !s.committed {
@@ -303,12 +310,7 @@ func (r *Router) generation(ctx, background context.Context, gen *kafka.Generati
 		}
 	}
 	fault.Before(fault.RouterTake)
-	for tp, s := range starts { // known before anything of the partition is routed
-		for _, id := range s.handed {
-			r.orders.hand(id, tp)
-		}
-	}
-	pos := r.owned.take(starts, mine)
+	pos := r.owned.take(starts, mine, r.orders.hand)
 	defer r.owned.shut()
 	r.fetcher.Assign(pos)
 	fault.After(fault.RouterTake, nil)

@@ -125,7 +125,7 @@ func TestABatchThatIsRoutedTwiceMakesTheSameTasks(t *testing.T) {
 	bodies := map[string][]byte{}
 	for range 2 {
 		r := w.router(nil)
-		r.owned.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil)
+		r.owned.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil, nil)
 		if err := r.handle(w.ctx, []kafka.Batch{batch}); err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +159,7 @@ func TestRecordsBelowThePositionAreSkipped(t *testing.T) {
 		b.Records = append(b.Records, kafka.Record{Offset: offset, Time: w.client.BrokerNow().UnixMilli(), Key: key, Value: value})
 	}
 	r := w.router(nil)
-	r.owned.take(map[kafka.TP]start{tp: {offset: 99, committed: true}}, nil)
+	r.owned.take(map[kafka.TP]start{tp: {offset: 99, committed: true}}, nil, nil)
 	if err := r.handle(w.ctx, []kafka.Batch{b}); err != nil {
 		t.Fatal(err)
 	}

@@ -292,7 +292,7 @@ func TestRerouteSendsUndecodableThroughAgainUnderTheSameIDs(t *testing.T) {
 func (w *world) undecodable(r *Router, values [][]byte, from kafka.TP) (*schemas.Replay, *kafka.Batch) {
 	o := &schemas.Replay{ID: "rpl_test", Kind: schemas.ReplayReroute, State: schemas.ReplayRunning}
 	r.orders.standing[o.ID] = o
-	r.owned.take(nil, map[int32]bool{0: true})
+	r.owned.take(nil, map[int32]bool{0: true}, nil)
 	b := &kafka.Batch{TP: kafka.TP{Topic: w.client.Topics().Undecodable}, Next: int64(len(values))}
 	for i, value := range values {
 		rec := kafka.Record{Offset: int64(i), Time: time.Now().UnixMilli(), Value: value}
@@ -471,7 +471,7 @@ func TestAPartitionKeepsItsPositionOverARebalance(t *testing.T) {
 		"away for a generation, same offset": {100, 100, true, false},
 	} {
 		o := newOwned(m)
-		if pos := o.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil); pos[tp] != 100 {
+		if pos := o.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil, nil); pos[tp] != 100 {
 			t.Fatal(pos)
 		}
 		p := o.parts[tp]
@@ -479,10 +479,10 @@ func TestAPartitionKeepsItsPositionOverARebalance(t *testing.T) {
 		o.park(p, -1, "test", nil, time.Time{})
 		o.shut()
 		if c.away {
-			o.take(map[kafka.TP]start{}, nil)
+			o.take(map[kafka.TP]start{}, nil, nil)
 			o.shut()
 		}
-		pos := o.take(map[kafka.TP]start{tp: {offset: c.between, committed: true}}, nil)
+		pos := o.take(map[kafka.TP]start{tp: {offset: c.between, committed: true}}, nil, nil)
 		if kept := pos[tp] == kafka.KeepPosition; kept != c.keeps || !kept && pos[tp] != c.between || (o.parts[tp] == p) != c.keeps {
 			t.Errorf("%s: %v", name, pos)
 		}
@@ -497,7 +497,7 @@ func TestAPartitionKeepsItsPositionOverARebalance(t *testing.T) {
 func TestABatchOfAParkedPartitionIsSetBack(t *testing.T) {
 	m, _ := newMetrics(nil, nil)
 	o, tp := newOwned(m), kafka.TP{Topic: "t"}
-	o.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil)
+	o.take(map[kafka.TP]start{tp: {offset: 100, committed: true}}, nil, nil)
 	b := kafka.Batch{TP: tp, Next: 200}
 	h := o.holders([]kafka.Batch{b})
 	o.park(h[0], -1, "test", nil, time.Time{})
