@@ -295,10 +295,16 @@ func moment(text string) *time.Time {
 	return new(t.UTC().Truncate(time.Millisecond))
 }
 
-// maxZones bounds what publishers can make us remember: there are some 600 names.
-const maxZones = 2000
+// What publishers can make us remember is bounded: there are some 600 names, and the longest has 32 letters.
+const (
+	maxZones    = 2000
+	maxZoneName = 64
+)
 
 func (ls *lines) zone(name string) *time.Location {
+	if len(name) > maxZoneName {
+		return time.UTC
+	}
 	if z := ls.zones[name]; z != nil {
 		return z
 	}

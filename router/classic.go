@@ -77,11 +77,14 @@ func appendOptional(b, s []byte) []byte {
 	return appendString(b, s)
 }
 
-// maxZones bounds what publishers can make us remember: there are some 600 names.
-const maxZones = 2000
+// What publishers can make us remember is bounded: there are some 600 names, and the longest has 32 letters.
+const (
+	maxZones    = 2000
+	maxZoneName = 64
+)
 
 func (c *classicRenderer) location(name string) *time.Location {
-	if name == "" {
+	if name == "" || len(name) > maxZoneName {
 		return time.UTC
 	}
 	if l, ok := c.zones[name]; ok {

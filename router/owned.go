@@ -212,7 +212,9 @@ func (o *owned) take(start map[kafka.TP]start, undecodable map[int32]bool, hand 
 		// Between what we committed and what we have done, nobody else can have come further without our noticing: had another router owned it in
 		// between, there would have been a generation without it. A commit whose answer was lost lies in there too.
 		if p := o.parts[tp]; p != nil && s.offset >= p.committed && s.offset <= p.next {
-			p.committed = s.offset
+			if s.committed {
+				p.committed = s.offset
+			}
 			// What that commit says of hand-overs is older than what we know: one whose answer was lost is taken back, and live has gone on without its
 			// subscription. The next commit says so.
 			p.unsaid = p.unsaid || handedText(s.handed) != handedText(p.handed)

@@ -452,6 +452,36 @@ func TestAPartitionStopsWhileUndecodableCannotBeWritten(t *testing.T) {
 
 // A partition that comes back in the next generation with the offset that was last committed keeps its position and its state; one that left,
 // or whose offset somebody else moved, begins anew.
+// What no time zone is called is not remembered: publishers can send as many names of a megabyte as they like.
+func TestALongTimeZoneIsNotRemembered(t *testing.T) {
+	c := &classicRenderer{}
+	for i := range 100 {
+		if l := c.location(fmt.Sprint(strings.Repeat("z", 1<<20), i)); l != time.UTC {
+			t.Fatal(l)
+		}
+	}
+	if l := c.location("Atlantic/Reykjavik"); l == time.UTC || len(c.zones) != 1 {
+		t.Errorf("%v, %d names are remembered", l, len(c.zones))
+	}
+}
+
+// The first commit of a new partition never arrived, and the partition is kept over the next generation: it is committed then, or its next owner would find no
+// offset in a deployment that has routed, and refuse it.
+func TestAKeptPartitionThatWasNeverCommittedIsCommitted(t *testing.T) {
+	m, err := newMetrics(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, tp := newOwned(m), kafka.TP{Topic: "t", Partition: 1}
+	for range 2 {
+		o.take(map[kafka.TP]start{tp: {offset: 0}}, nil, nil)
+		if due := o.due(); len(due) != 1 {
+			t.Errorf("due: %v", due)
+		}
+		o.shut()
+	}
+}
+
 func TestAPartitionKeepsItsPositionOverARebalance(t *testing.T) {
 	m, err := newMetrics(nil, nil)
 	if err != nil {

@@ -18,12 +18,13 @@ const fetchVersion = 11
 
 // maxUnpacked bounds what the compressed batches of one answer may unpack to, in bytes: a megabyte of them may hold gigabytes, and that must neither take
 // all memory nor stop a partition. What goes over it is read by further requests. A batch over maxBatch, or with so many records that they would take
-// more than it, is read piece by piece (stream.go).
+// more than it, is read piece by piece (stream.go). Headers count by the memory that they take: an empty one has two bytes in a batch.
 const (
 	maxUnpacked = 64 << 20
 	maxBatch    = 16 << 20
-	recordCost  = 128 // of a Record in memory
-	headerCost  = 48  // of a Header
+	recordCost  = 128     // of a Record in memory
+	headerCost  = 48      // of a Header
+	mostHeaders = 1 << 18 // of a record: one that has more is taken without its bytes, as one that is too large
 )
 
 // errBroken is the root of all errors about bytes that are not what the protocol says.
@@ -123,7 +124,7 @@ func decodeBatches(b []byte, from int64, out []Record) (records []Record, next i
 }
 
 // decodeWithin is decodeBatches for one partition of several that share an answer: room is how much may still be unpacked. At 0 it ends before the next
-// compressed batch, as if there were no more.
+// batch, as if there were no more.
 func decodeWithin(b []byte, from int64, out []Record, room *int) (records []Record, next int64, cut bool, err error) {
 	next = from
 	if total := countRecords(b); cap(out)-len(out) < total {
@@ -157,7 +158,7 @@ func decodeWithin(b []byte, from int64, out []Record, room *int) (records []Reco
 		if end <= from { // wholly before the asked offset
 			continue
 		}
-		if be.Uint16(h[21:])&attrCodec != 0 && *room <= 0 {
+		if *room <= 0 {
 			return out, next, false, nil
 		}
 		if out, end, err = decodeBatch(h, base, end, from, out, room); err != nil {
@@ -235,6 +236,7 @@ func decodeBatch(h []byte, base, end, from int64, out []Record, room *int) ([]Re
 		return out, end, broken("%d records in %d bytes at offset %d", n, len(d), base)
 	}
 	var headers []Header // shared by the batch's records: they never change
+	before := len(out)
 	for ; n > 0; n-- {
 		var rec Record
 		size, rest, ok := varint(d)
@@ -258,6 +260,13 @@ func decodeBatch(h []byte, base, end, from int64, out []Record, room *int) ([]Re
 			rec.Time = largest
 		}
 		out = append(out, rec)
+		if *room -= headerCost * len(rec.Headers); *room <= 0 && n > 1 {
+			next := from
+			for _, r := range out[before:] { // a broken batch may have them in any order
+				next = max(next, r.Offset+1)
+			}
+			return out, next, nil
+		}
 	}
 	if len(d) != 0 {
 		return out, end, broken("%d bytes behind the last record of the batch at offset %d", len(d), base)
@@ -267,7 +276,8 @@ func decodeBatch(h []byte, base, end, from int64, out []Record, room *int) ([]Re
 
 // decodeRecord decodes a record behind its length.
 func decodeRecord(b []byte, rec *Record, headers *[]Header) (timeDelta, delta int64, ok bool) {
-	if len(b) < 1 {
+	size := len(b)
+	if size < 1 {
 		return 0, 0, false
 	}
 	if timeDelta, b, ok = varint(b[1:]); !ok {
@@ -285,6 +295,13 @@ func decodeRecord(b []byte, rec *Record, headers *[]Header) (timeDelta, delta in
 	n, b, ok := varint(b)
 	if !ok || n < 0 || n > int64(len(b))/2 {
 		return 0, 0, false
+	}
+	if n > mostHeaders {
+		rec.LeftOut = int64(size)
+		if rec.Value = nil; len(rec.Key) > streamKey {
+			rec.Key = nil
+		}
+		return timeDelta, delta, true
 	}
 	start := len(*headers)
 	for ; n > 0; n-- {

@@ -259,6 +259,61 @@ func TestABombIsReadInPieces(t *testing.T) {
 	}
 }
 
+// Empty headers take two bytes each in a batch and many times as much in memory: what of them is held at a time is bounded, and a record of nothing else is taken
+// without them. What stands behind is read.
+func TestABombOfHeadersIsReadInPieces(t *testing.T) {
+	record := func(i, headers int) []byte {
+		rec := binary.AppendVarint([]byte{0, 0}, int64(i))
+		rec = append(binary.AppendVarint(rec, 1), 'k')
+		rec = append(binary.AppendVarint(rec, 1), 'v')
+		return append(binary.AppendVarint(rec, int64(headers)), make([]byte, 2*headers)...)
+	}
+	counts := []int{1}
+	for range 14 {
+		counts = append(counts, mostHeaders)
+	}
+	counts = append(counts, 3<<20, 2)
+	for _, codec := range []Codec{None, Gzip, Zstd} {
+		b := make([]byte, batchHead)
+		for i, n := range counts {
+			rec := record(i, n)
+			b = append(binary.AppendVarint(b, int64(len(rec))), rec...)
+		}
+		if codec != None {
+			var err error
+			if b, err = pack(b, codec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stamp(b, len(counts), codec, 1, 0, 0, time.UnixMilli(1000))
+		log := append(atOffset(b[4:], 10), built(t, None, 10+int64(len(counts)), "behind")...)
+		seen, pieces := 0, 0
+		for from := int64(10); from < 10+int64(len(counts))+1; pieces++ {
+			rs, next, cut, err := decodeBatches(log, from, nil)
+			if err != nil || cut || next <= from {
+				t.Fatalf("codec %d: from %d to %d, cut %v: %v", codec, from, next, cut, err)
+			}
+			held := 0
+			for _, r := range rs {
+				held += headerCost * len(r.Headers)
+				if i := int(r.Offset - 10); i < len(counts) {
+					if out := counts[i] > mostHeaders; out != (r.LeftOut > 0) || !out && len(r.Headers) != counts[i] || string(r.Key) != "k" {
+						t.Errorf("codec %d: record %d with %d headers of %d, %d bytes left out", codec, i, len(r.Headers), counts[i], r.LeftOut)
+					}
+				}
+				seen++
+			}
+			if held > maxUnpacked+headerCost*mostHeaders {
+				t.Errorf("codec %d: headers of %d MiB are held at once", codec, held>>20)
+			}
+			from = next
+		}
+		if seen != len(counts)+1 || pieces < 3 {
+			t.Errorf("codec %d: %d records of %d in %d pieces", codec, seen, len(counts)+1, pieces)
+		}
+	}
+}
+
 // A streamed batch whose offsets go down as well as up, which no broker writes, is read in pieces like any other. The position behind a piece lies behind all that the
 // piece gave out: by the last record's offset it would be set back, and what was read already be read, and routed, again, without an end.
 func TestAPieceOfABrokenBatchNeverPointsBack(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -181,6 +182,9 @@ func (r *Registry) SchemaByID(ctx context.Context, id uint32) (string, error) {
 	r.mu.Unlock()
 	if known {
 		return text, nil
+	}
+	if id > math.MaxInt32 { // a registry numbers with signed integers. To another it says that there is no such path, which is no answer about a schema
+		return "", &RegistryError{Kind: ErrUnknownSchema, Message: "no registry gives the id " + strconv.FormatUint(uint64(id), 10)}
 	}
 	var answer struct {
 		Schema string `json:"schema"`

@@ -231,6 +231,12 @@ func TestRegistryDownIsNotUnknown(t *testing.T) {
 			t.Errorf("%s: register: %v", name, err)
 		}
 	}
+	g.breakWith(status(404, `{"error_code":404,"message":"HTTP 404 Not Found"}`)) // what a registry says to an id that is no signed integer
+	for _, id := range []uint32{1 << 31, 1<<32 - 1} {
+		if _, err := newTestRegistry(t, url).SchemaByID(context.Background(), id); !errors.Is(err, ErrUnknownSchema) || errors.Is(err, ErrRegistryDown) {
+			t.Errorf("id %d: %v", id, err)
+		}
+	}
 	closed := httptest.NewServer(g)
 	closed.Close()
 	if _, err := newTestRegistry(t, closed.URL).SchemaByID(context.Background(), 1); !errors.Is(err, ErrRegistryDown) {
