@@ -35,6 +35,7 @@ type Books struct {
 
 	Read       map[kafka.TP]Span  // of the topics of events
 	Routed     map[kafka.TP]int64 // up to where the routers have committed
+	Looked     int64              // when what waits was looked at, ms; 0: not while things move
 	Attempts   int64              // time of the oldest attempt that is kept, ms; 0: all are
 	Letters    int64              // the same of dead letters
 	Tasks      int64              // the same of the records of tasks

@@ -23,7 +23,7 @@ type ledgers struct {
 	dead                    []schemas.Dead
 	written                 []schemas.Task
 	keptAttempts, keptTasks int64
-	keptLetters             int64
+	keptLetters, looked     int64
 }
 
 var booking = kafka.TP{Topic: "events.booking", Partition: 1}
@@ -161,7 +161,7 @@ func (l *ledgers) report() *Report {
 	for _, s := range l.undecodable {
 		b.Undecodable(s)
 	}
-	b.Attempts, b.Letters = l.keptAttempts, l.keptLetters
+	b.Attempts, b.Letters, b.Looked = l.keptAttempts, l.keptLetters, l.looked
 	if b.Missing() > 0 {
 		b.Tasks = l.keptTasks
 		for i := range l.written {
@@ -404,6 +404,21 @@ func TestWhatIsNoGap(t *testing.T) {
 				l.dead = append(l.dead, schemas.Dead{Reason: schemas.ReasonRedriven, Task: schemas.Task{Replay: "rpl_x"}},
 					schemas.Dead{Reason: schemas.ReasonRedriven, Task: schemas.Task{ID: "x", Replay: "rpl_x", Subscription: sub, Source: schemas.Source{Topic: "dead", Time: minute}}})
 			}, func(r *Report) bool { return r.GhostCount == 0 }},
+		"a letter that is redriven while the topics are read": {
+			func(l *ledgers) {
+				l.looked = 200 * minute
+				for _, d := range l.dead {
+					if d.Task.Source.Offset == 23 {
+						d.Reason, d.At, d.Task.Replay, d.Task.Last = schemas.ReasonRedriven, 201*minute, "rpl_now", nil
+						l.dead = append(l.dead, d)
+					}
+				}
+			}, func(r *Report) bool { return r.Dead == 9 && r.WaitingBy["in_line"] > 0 }},
+		"a task that is routed and dies while the topics are read": {
+			func(l *ledgers) {
+				l.noAttempts(23)
+				l.looked = 20 * minute
+			}, func(r *Report) bool { return r.Dead == 10 }},
 		"delivered beats dead": {
 			func(l *ledgers) {
 				t := taskOf(l.events[23], "")

@@ -43,6 +43,7 @@ func Verify(ctx context.Context, s Sources, sub *schemas.Subscription, from, to 
 	if err := a.positions(ctx); err != nil {
 		return nil, err
 	}
+	a.books.Looked = s.Kafka.BrokerNow().UnixMilli()
 	if err := s.Waiting(ctx, sub.ID, a.step("what waits"), a.books.Waiting); err != nil {
 		return nil, err
 	}

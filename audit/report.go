@@ -130,7 +130,7 @@ func (b *Books) ended(t *trace) fate {
 		return fate{end: "waiting", reason: "in_line"}
 	case standing >= 0:
 		f := fate{end: "dead", reason: string(t.reason)}
-		if t.died < standing && t.waits < standing && t.letterAt >= b.Attempts+margin {
+		if t.died < standing && t.waits < standing && t.letterAt >= b.Attempts+margin && !b.since(t.letterAt) {
 			f.gap = GapAttempt
 		}
 		return f
@@ -145,11 +145,16 @@ func (b *Books) ended(t *trace) fate {
 		return fate{end: "dropped", reason: string(t.dropReason)}
 	case t.taken >= 0 && t.takenAt < b.Attempts: // what came of it is older than what is kept
 		return fate{end: "unknown"}
+	case t.taken >= 0 && b.since(t.takenAt): // what waits was looked at before
+		return fate{end: "waiting", reason: "in_line"}
 	case t.taken >= 0:
 		return fate{end: "missing", gap: GapRedriven}
 	}
 	return fate{}
 }
+
+// since says whether something came to be while the topics were read, one after the other: what was read before does not know it.
+func (b *Books) since(at int64) bool { return b.Looked > 0 && at >= b.Looked }
 
 // margin is how far the clocks of brokers and services may lie apart, ms (design rule 14).
 const margin = int64(2 * time.Minute / time.Millisecond)

@@ -91,3 +91,38 @@ in the group, no accepted commit, stopping. Both are served from the first momen
 
 This page is made from the code by a test.
 `
+
+// An alert on the increase of a counter sees nothing of one that is shown for the first time with its first event in it: the series must be there from the start.
+func TestWhatAlertsLookAtTheIncreaseOfIsThereFromTheStart(t *testing.T) {
+	p, err := newPipeline(defaultConfig(), secrets.Generate(), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	for _, role := range allRoles {
+		if _, err := p.service(role); err != nil {
+			t.Fatal(err)
+		}
+	}
+	families, err := p.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	series := map[string]int{}
+	for _, f := range families {
+		series[f.GetName()] = len(f.GetMetric())
+	}
+	text, err := os.ReadFile("../../deploy/prometheus/alerts.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?:increase|rate)\((hookferry_[a-z_]+)`).FindAllStringSubmatch(string(text), -1)
+	for _, m := range found {
+		if series[m[1]] == 0 {
+			t.Errorf("%s is not shown before it is counted", m[1])
+		}
+	}
+	if len(found) < 5 {
+		t.Errorf("alerts look at %d counters", len(found))
+	}
+}
