@@ -207,8 +207,10 @@ func (l *lane) letIn(st *standing, now time.Time) {
 	l.work(now)
 }
 
-// stepBack returns a task that was let in to its line, because somebody has come who stands before it.
+// stepBack returns a task that was let in to its line, because somebody has come who stands before it. It may hold its entity, if it has waited behind a task
+// outside lines: who is let in next would wait behind it, and it for them.
 func (l *lane) stepBack(it *item, now time.Time) {
+	l.leaveEntity(it)
 	it.stand.line.of.put(it.stand, waiting)
 	l.advance(it.stand.line, now)
 }

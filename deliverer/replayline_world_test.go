@@ -319,6 +319,65 @@ func TestALiveTaskGoesBeforeAReplaysOfItsEntity(t *testing.T) {
 	}
 }
 
+// A task of a line was let in behind a replay's of its entity, has moved up since, and finds that somebody stands before it by now. It goes back to its line, and
+// what stands before it goes, at once or when it comes up from its tier. It held its entity for ever, and who was let in waited behind it.
+func TestATaskThatGoesBackToItsLineHoldsItsEntityNoMore(t *testing.T) {
+	for _, inMemory := range []bool{true, false} {
+		l, add := replayLane(8)
+		l.strict, l.order, l.d.cfg.MaxSends = true, newOrder(&lineBook{}, true), 0
+		key := lineKey{"events.booking", 1, "b"}
+		come := func(id string, offset int64) *item {
+			it := &item{Task: schemas.Task{ID: id, EntityID: "b", Lane: schemas.LaneLive, Source: schemas.Source{Topic: key.topic, Partition: key.partition, Offset: offset}}, part: &part{}}
+			l.admit(it, noon)
+			l.arrive(it, noon)
+			return it
+		}
+		done := func(it *item) {
+			l.busy--
+			l.leaveEntity(it)
+			if it.stand != nil {
+				l.order.remove(it.stand)
+				l.advance(it.stand.line, noon)
+			}
+		}
+		r1 := add("r1", "b", true)
+		l.senders = []*sender{{it: r1}}
+		if got := l.picked(noon); !slices.Equal(got, []string{"r1"}) {
+			t.Fatal(got)
+		}
+		come("later", 20)
+		if got := l.picked(noon); got != nil {
+			t.Fatalf("%v beside r1, which is of the same entity", got)
+		}
+		if inMemory {
+			come("earlier", 10)
+		} else {
+			l.order.leave(l.order.enter(key, 10), noon.Add(time.Hour).UnixMilli())
+		}
+		l.replays.busy--
+		done(r1)
+		got := l.picked(noon)
+		if !inMemory {
+			if got != nil || l.order.find(key, 20).where != inTier {
+				t.Fatalf("%v, while who stands first is in a tier for an hour", got)
+			}
+			come("earlier", 10)
+			got = l.picked(noon)
+		}
+		if !slices.Equal(got, []string{"earlier"}) {
+			t.Fatalf("who stands first in memory: %v; %v is sent, not the earlier one", inMemory, got)
+		}
+		done(l.byID["earlier"])
+		if !inMemory {
+			l.strike(l.byID["later"])
+			come("later", 20)
+		}
+		if got := l.picked(noon); !slices.Equal(got, []string{"later"}) {
+			t.Fatalf("who stands first in memory: %v; then %v is sent, not the later one", inMemory, got)
+		}
+	}
+}
+
 // A hand-back of a replay is counted apart, so that its backlog does not put off live tasks.
 func TestABacklogOfReplaysPutsOffNoLiveTask(t *testing.T) {
 	l, add := replayLane(1)
