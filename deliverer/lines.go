@@ -592,6 +592,7 @@ func (ls *lines) install(gen *kafka.Generation, these map[int32]*loading) error 
 	}
 	ls.d.hot.Wake()
 	ls.d.cold.Wake()
+	ls.d.redriver.wake()
 	return nil
 }
 

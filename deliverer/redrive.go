@@ -42,7 +42,7 @@ import (
 // redriveStuck, and is tried again later.
 type redriver struct {
 	d      *Deliverer
-	signal chan struct{} // capacity 1: an order, an assignment or an awaited subscription has changed
+	signal chan struct{} // capacity 1: an order, an assignment or an awaited subscription has changed, or lines are loaded
 	waits  atomic.Int32  // orders that wait until their subscription is live again
 
 	mu    sync.Mutex
@@ -133,8 +133,8 @@ func (r *redriver) work(ctx context.Context) bool {
 	places := make(chan struct{}, redriveAbreast)
 	for p, list := range open {
 		own := r.d.owned(p)
-		if own == nil || ctx.Err() != nil {
-			continue
+		if own == nil || own.unlined.Load() || ctx.Err() != nil {
+			continue // what is not loaded yet has no epoch, and members need one; lines.install wakes us
 		}
 		places <- struct{}{}
 		parts.Go(func() {

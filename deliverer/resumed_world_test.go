@@ -73,6 +73,43 @@ func TestWhatAPauseHasEndedComesBeforeWhatWasPublishedInIt(t *testing.T) {
 	}
 }
 
+// An owner that has not loaded the partition's lines has no epoch yet, and what it wrote as a member nobody would believe after it. So it puts nothing back before.
+func TestARedriveOfAPauseWaitsUntilLinesAreLoaded(t *testing.T) {
+	inBubble(t, func(*sandbox.Received) string { return "" }, func(t *testing.T, w *world) {
+		s := w.subscribe("/x", func(d *subscriptions.Draft) { d.Order = schemas.OrderEntity })
+		first, cord := w.member()
+		paused := w.become(s, schemas.StatePaused, schemas.CutPaused)
+		pass(time.Second)
+		all := []*schemas.Task{w.taskOf(s, "a"), w.taskOf(s, "b"), w.taskOf(s, "a")}
+		w.put(all...)
+		pass(3 * time.Second)
+		order := schemas.PausedRedrive(&s.Subscription, paused.At, time.Now().UnixMilli())
+		_, err := OrderRedrive(w.ctx, w.kafka, order)
+		w.must(err)
+		kill(first, cord)
+		w.becomeBy(s, schemas.StateActive, schemas.Cut{Kind: schemas.CutLive, Reason: "rpl_catchup"})
+		tier := w.kafka.Topics().Tiers[0].Name
+		unread := w.broker.Cluster().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: tier, Err: kerr.NotLeaderForPartition, Count: -1})
+		w.slowFetches(w.kafka.Topics().Lines, 12*time.Second) // the first owner's session ends after six
+		second, cord := w.member()
+		w.eventually(time.Minute, "the letters are put back", func() bool {
+			ends, err := w.kafka.Offsets(w.ctx, tier, kafka.Latest)
+			return err == nil && ends[0] == int64(len(all))
+		})
+		pass(5 * time.Second)
+		if g := w.lines(); len(g.members) != len(all) || len(g.stale) > 0 {
+			t.Errorf("%d of %d letters stand as members, %d are not believed", len(g.members), len(all), len(g.stale))
+		}
+		kill(second, cord)
+		w.member()
+		later := []*schemas.Task{w.taskOf(s, "a"), w.taskOf(s, "b")}
+		w.put(later...)
+		pass(20 * time.Second)
+		unread.Remove()
+		w.redrivenInOrder(&order, append(all, later...))
+	})
+}
+
 // A task that came up while its subscription was paused holds its place in the line until its end is written. Where the letter stands and the attempt does not, the
 // redrive waits: put back before, the task would have no place, and what was published later would be sent before it.
 func TestARedriveOfAPauseWaitsForTheEndsOfItsLetters(t *testing.T) {
