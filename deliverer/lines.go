@@ -760,31 +760,52 @@ func (ls *lines) takeOrphans(b *lineBook) {
 	}
 }
 
-// putBack makes a task a member that the redrive of a pause puts into the smallest tier, if its subscription asks for order, and adds the record.
-func (ls *lines) putBack(own *part, t *schemas.Task, into *kafka.Records) {
+// putBack makes a task a member that the redrive of a pause puts into the smallest tier, if its subscription asks for order, and adds the record. It
+// returns the place, if that is its own.
+func (ls *lines) putBack(own *part, t *schemas.Task, into *kafka.Records) (at givenPlace) {
 	if !inLine(t) || !opensPlace(t) || !ls.concern(t.Subscription) {
-		return
+		return at
 	}
 	now := time.Now()
 	l := ls.d.openLane(t.Subscription, now)
 	defer l.mu.Unlock()
 	l.orderNow(now)
 	if !l.strict || own.lost.Load() {
-		return
+		return at
 	}
 	if l.order == nil {
 		l.order = newOrder(ls.bookOf(own.tp.Partition), true)
 	}
 	st := l.order.enter(lineKey{t.Source.Topic, t.Source.Partition, t.EntityID}, t.Source.Offset)
 	if st.it != nil { // a copy of an earlier round: it waits for the redrive, and keeps the place (lane.ending)
-		return
+		return at
 	}
 	l.order.leave(st, t.Due)
-	l.order.prove(st) // its tier record is written next; should we die before, the successor reads the member unproven
+	l.order.prove(st) // its tier record is written next, or it is given up; should we die before, the successor reads the member unproven
 	rec := lineRecord{own.epoch, ls.number.Add(1)}
 	st.records = append(st.records, rec)
 	st.told = st.due
 	into.Add(kafka.TP{Topic: ls.d.topics.Lines, Partition: own.tp.Partition}, appendLineKey(nil, t.Subscription, st.line.key, st.offset, rec), nil, appendMember(nil, t.Subscription, st, rec))
+	return givenPlace{l, st, st.due}
+}
+
+// givenPlace is what putBack has given a task: another due says that its record has come up since.
+type givenPlace struct {
+	lane *lane
+	st   *standing
+	due  int64
+}
+
+// giveUp forgets places for whose tasks no tier record could be written, and nobody will any more: if nothing comes up for them after all, they are orphans.
+func (ls *lines) giveUp(places map[*standing]givenPlace) {
+	for st, at := range places {
+		at.lane.mu.Lock()
+		if o := at.lane.order; o == st.line.of && !st.gone && st.where == inTier && st.due == at.due {
+			o.suspect(st)
+		}
+		at.lane.mu.Unlock()
+	}
+	clear(places)
 }
 
 // What follows is the flusher's part: the records of members in the order of every move. The books are held.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/hookferry/hookferry/internal/kafka"
@@ -172,6 +173,49 @@ func TestAnOrphanIsTakenOutWhenNothingCanComeUpForItAnyMore(t *testing.T) {
 			t.Errorf("it still stands: %v", g.members)
 		}
 	})
+}
+
+// A redrive has made its letters members and could not write their tasks. If it is cancelled, nothing comes up for those members any more, and no other owner has to
+// come to see it; if it goes on, they are no orphans.
+func TestMembersThatACancelledRedriveLeavesAreOrphans(t *testing.T) {
+	for _, cancelled := range []bool{true, false} {
+		inBubble(t, func(*sandbox.Received) string { return "" }, func(t *testing.T, w *world) {
+			s := w.subscribe("/x", func(d *subscriptions.Draft) { d.Order = schemas.OrderEntity })
+			metrics := prometheus.NewRegistry()
+			w.member(func(_ *Config, d *Deps) { d.Metrics = metrics })
+			paused := w.become(s, schemas.StatePaused, schemas.CutPaused)
+			pass(time.Second)
+			all := []*schemas.Task{w.taskOf(s, "a"), w.taskOf(s, "b")}
+			w.put(all...)
+			pass(3 * time.Second)
+			refused := w.refuse(w.kafka.Topics().Tiers[0].Name, -1, kerr.NotLeaderForPartition, "")
+			order := w.resume(s, paused)
+			w.must(refused.Wait(w.within(time.Minute), 1))
+			pass(time.Minute) // it is tried several times, and orphans are looked for
+			if n := len(w.lines().members); n < len(all) {
+				t.Fatalf("%d members", n)
+			}
+			orphans := 0
+			if cancelled {
+				w.must(CancelRedrive(w.ctx, w.kafka, order.ID))
+				pass(20 * time.Second)
+				all, orphans = nil, len(all)
+			}
+			refused.Remove()
+			next := w.taskOf(s, "a")
+			w.put(next)
+			all = append(all, next)
+			w.must(w.receiver.WaitDelivered(w.within(time.Minute), "", len(all)))
+			pass(30 * time.Second)
+			w.inOrder(all...)
+			if n := counter(t, metrics, "hookferry_deliverer_line_orphans_total"); n != float64(orphans) {
+				t.Errorf("%v orphans", n)
+			}
+			if g := w.lines(); len(g.members) > 0 {
+				t.Errorf("%d members still stand", len(g.members))
+			}
+		})
+	}
 }
 
 func counter(t *testing.T, r *prometheus.Registry, name string, labels ...string) (sum float64) {

@@ -57,6 +57,8 @@ type book struct {
 	// written are letters whose tasks stand in the tier and whose markers are not acknowledged. Without it a partition of `dead` that takes nothing
 	// would have its letters written to the tier again with each try.
 	written map[recentMark]bool
+	// unwritten are places that letters have in lines while their tasks do not stand in the tier.
+	unwritten map[*standing]givenPlace
 }
 
 const (
@@ -148,7 +150,7 @@ func (r *redriver) work(ctx context.Context) bool {
 		})
 	}
 	parts.Wait()
-	r.shutLost()
+	r.shutOthers(open)
 	for _, o := range orders {
 		if err := r.close(ctx, o); err != nil && ctx.Err() == nil {
 			r.d.log.Warn("a redrive is through and cannot be called done yet", zap.String("replay", o.ID), zap.Error(err))
@@ -184,7 +186,8 @@ func (r *redriver) book(own *part) *book {
 	p := own.tp.Partition
 	b := r.books[p]
 	if b == nil || b.own != own {
-		b = &book{own: own, tp: kafka.TP{Topic: r.d.topics.Dead, Partition: p}, taken: newTaken(), written: map[recentMark]bool{}}
+		b = &book{own: own, tp: kafka.TP{Topic: r.d.topics.Dead, Partition: p}, taken: newTaken(), written: map[recentMark]bool{},
+			unwritten: map[*standing]givenPlace{}}
 		r.books[p] = b
 	}
 	return b
@@ -193,17 +196,22 @@ func (r *redriver) book(own *part) *book {
 // shut forgets a book: there is nothing more to do.
 func (r *redriver) shut(partition int32) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.d.lines.giveUp(r.books[partition].unwritten)
 	delete(r.books, partition)
-	r.mu.Unlock()
 }
 
-// shutLost forgets the books of partitions that others own by now.
-func (r *redriver) shutLost() {
+// shutOthers forgets the books of partitions that others own by now. Where no order asks for anything any more, as when it was cancelled after a failure, nobody comes
+// to write what is unwritten.
+func (r *redriver) shutOthers(open map[int32][]*schemas.Replay) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for p, b := range r.books {
-		if b.own.lost.Load() {
+		switch {
+		case b.own.lost.Load():
 			delete(r.books, p)
+		case open[p] == nil:
+			r.d.lines.giveUp(b.unwritten)
 		}
 	}
 }
@@ -320,6 +328,9 @@ func (r *redriver) put(ctx context.Context, o *schemas.Replay, end int64, b *boo
 		err = r.write(ctx, fault.RedriveTasks, &t.tasks)
 	}
 	if err == nil {
+		for _, st := range t.places {
+			delete(b.unwritten, st)
+		}
 		for _, key := range t.put {
 			b.written[key] = true
 		}
@@ -341,6 +352,7 @@ type takings struct {
 	members, tasks, markers kafka.Records
 	fresh                   []recentMark // letters that are entered in the book
 	put                     []recentMark // of these, those whose task is among tasks
+	places                  []*standing  // of those in lines
 }
 
 // choose makes the records for the letters that the order asks for and that stand, enters them in the book, and moves p on.
@@ -390,7 +402,10 @@ func (r *redriver) choose(o *schemas.Replay, end int64, b *book, p *schemas.Prog
 		out.put = append(out.put, key)
 		t.Round, t.Attempt, t.Due, t.Postponed, t.FirstTriedAt = t.Round+1, 1, now, 0, 0
 		t.Last = &schemas.LastAttempt{At: dead.At, Status: dead.Status, Reason: dead.Reason, Detail: dead.Detail}
-		r.d.lines.putBack(b.own, &t, &out.members)
+		if at := r.d.lines.putBack(b.own, &t, &out.members); at.st != nil {
+			b.unwritten[at.st] = at
+			out.places = append(out.places, at.st)
+		}
 		buf = schemas.AppendTask(buf[:0], &t)
 		out.tasks.Add(tier, []byte(t.Subscription), nil, buf)
 	}
