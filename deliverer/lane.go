@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/hookferry/hookferry/internal/fault"
+	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -933,11 +934,18 @@ func (l *lane) slowTick(now time.Time) (gone bool) {
 	if l.order != nil && !l.strict && l.order.members == 0 {
 		l.order = nil
 	}
-	if len(l.byID) > 0 || l.busy > 0 || l.order != nil && l.order.members > 0 || l.press.open || now.Sub(l.usedAt) < idleLane {
+	if len(l.byID) > 0 || l.busy > 0 || l.order != nil && l.order.members > 0 || l.press.open && l.mayHear() || now.Sub(l.usedAt) < idleLane {
 		return false
 	}
 	l.close()
 	return true
+}
+
+// mayHear says whether an answer may come that closes the circuit: the subscription is active and its partition ours, be it in the middle of a rebalance.
+func (l *lane) mayHear() bool {
+	live, ok := l.d.table.Get(l.id)
+	_, ours := (*l.d.parts.Load())[kafka.TP{Topic: l.d.topics.Retry, Partition: kafka.Partition([]byte(l.id), l.d.kafka.Config().Partitions)}]
+	return ok && live.State == schemas.StateActive && ours
 }
 
 // close ends the lane's senders; what they have in hand they finish. The lane's mutex is held.

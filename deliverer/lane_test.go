@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hookferry/hookferry/internal/kafka"
+	"github.com/hookferry/hookferry/internal/sandbox"
+	"github.com/hookferry/hookferry/internal/subscriptions"
 	"github.com/hookferry/hookferry/schemas"
 )
 
@@ -250,5 +252,47 @@ func TestALaneThatIsEmptyIsSlowNoMore(t *testing.T) {
 	l.replays.slow = true
 	if l.tick(time.Now()) || l.slow || l.replays.slow {
 		t.Errorf("an empty lane: active %v, slow %v, for replays %v", l.active, l.slow, l.replays.slow)
+	}
+}
+
+// A lane whose circuit is open waits for an answer that closes it. It is forgotten like others when none can come any more: else it counts as failing for the life of the
+// process.
+func TestALaneWhoseCircuitIsOpenIsKeptWhileAnAnswerMayCome(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		of   func(w *world, d *Deliverer, s *subscriptions.Live)
+		gone bool
+	}{
+		{"nothing happens", func(*world, *Deliverer, *subscriptions.Live) {}, false},
+		{"in the middle of a rebalance", func(_ *world, d *Deliverer, _ *subscriptions.Live) { d.lease.frozen.Store(true) }, false},
+		{"deleted", func(w *world, _ *Deliverer, s *subscriptions.Live) { w.must(w.writer.Delete(w.ctx, s.ID)) }, true},
+		{"disabled", func(w *world, _ *Deliverer, s *subscriptions.Live) { w.must(w.writer.Disable(w.ctx, s.ID, "test")) }, true},
+		{"paused", func(w *world, _ *Deliverer, s *subscriptions.Live) {
+			w.become(s, schemas.StatePaused, schemas.CutPaused)
+		}, true},
+		{"the partition is another's", func(_ *world, d *Deliverer, _ *subscriptions.Live) { d.parts.Store(&map[kafka.TP]*part{}) }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(*sandbox.Received) string { return "" }, func(t *testing.T, w *world) {
+				s := w.subscribe("/x")
+				d, err := New(w.options())
+				w.must(err)
+				tp := kafka.TP{Topic: d.topics.Retry}
+				d.parts.Store(&map[kafka.TP]*part{tp: newPart(tp, 0, false, kafka.Committed{})})
+				d.lease.frozen.Store(false)
+				l := d.laneOf(s.ID, time.Now())
+				l.press.open = true
+				c.of(w, d, s)
+				w.must(w.table.CatchUp(w.ctx))
+				d.slowTick(l.usedAt.Add(idleLane - time.Second))
+				if d.laneIfAny(s.ID) == nil {
+					t.Error("forgotten before its time")
+				}
+				d.slowTick(l.usedAt.Add(idleLane + time.Second))
+				if gone := d.laneIfAny(s.ID) == nil; gone != c.gone {
+					t.Errorf("forgotten: %v", gone)
+				}
+			})
+		})
 	}
 }
