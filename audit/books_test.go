@@ -587,3 +587,18 @@ func TestKeysTellTaskIDsApart(t *testing.T) {
 		seen[keyOf(id)] = id
 	}
 }
+
+// A publisher may have headers of our names on its own record: they stand before ours, whatever is in them.
+func TestAPublishersHeadersDoNotHideOurs(t *testing.T) {
+	h := func(name, value string) kafka.Header {
+		return kafka.Header{Key: "hookferry-source-" + name, Value: []byte(value)}
+	}
+	rec := &kafka.Record{Headers: []kafka.Header{h("offset", "abc"), h("time", "1"), h("topic", "events.booking"), h("partition", "3"), h("offset", "17"), h("time", "99")}}
+	if s, ok := sourceOf(rec); !ok || s != (schemas.Source{Topic: "events.booking", Partition: 3, Offset: 17, Time: 99}) {
+		t.Errorf("%+v, %v", s, ok)
+	}
+	rec.Headers = rec.Headers[:4]
+	if s, ok := sourceOf(rec); ok {
+		t.Errorf("without an offset: %+v", s)
+	}
+}

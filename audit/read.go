@@ -265,16 +265,19 @@ func (a *auditor) ends(ctx context.Context) error {
 
 // sourceOf reads where the event lies that a record of `undecodable` keeps, from the headers that the router put behind its own: the last of a name counts.
 func sourceOf(r *kafka.Record) (s schemas.Source, ok bool) {
-	var found int
+	found := map[string]bool{}
 	for _, h := range r.Headers {
 		name, ours := strings.CutPrefix(h.Key, "hookferry-source-")
 		if !ours {
 			continue
 		}
 		n, err := strconv.ParseInt(string(h.Value), 10, 64)
+		if err != nil && name != "topic" { // a publisher's
+			continue
+		}
 		switch name {
 		case "topic":
-			s.Topic, err = string(h.Value), nil
+			s.Topic = string(h.Value)
 		case "partition":
 			s.Partition = int32(n)
 		case "offset":
@@ -284,11 +287,9 @@ func sourceOf(r *kafka.Record) (s schemas.Source, ok bool) {
 		default:
 			continue
 		}
-		if found++; err != nil {
-			return s, false
-		}
+		found[name] = true
 	}
-	return s, found >= 4
+	return s, len(found) == 4
 }
 
 // written looks for records of what is missing, to say where it was lost.

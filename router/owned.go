@@ -314,6 +314,7 @@ func (r *Router) generation(ctx, background context.Context, gen *kafka.Generati
 	fault.Before(fault.RouterTake)
 	pos := r.owned.take(starts, mine, r.orders.hand)
 	defer r.owned.shut()
+	r.begun(pos)
 	r.fetcher.Assign(pos)
 	fault.After(fault.RouterTake, nil)
 	r.joined.Store(true)

@@ -34,6 +34,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,6 +70,9 @@ type Router struct {
 	replay  *replayer
 	joined  atomic.Bool
 
+	beyondMu sync.Mutex
+	beyond   map[kafka.TP]bool // partitions that stopped, since their position lies beyond their end
+
 	routing   chan struct{} // holds a token while a fetch is being routed: who puts one in knows that nothing is
 	commitNow chan struct{}
 }
@@ -95,7 +99,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 	for _, reason := range UndecodableReasons() {
 		m.undecodable.WithLabelValues(reason)
 	}
-	r := &Router{kafka: d.Kafka, routing: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), shared: *newShared(cfg, d.Kafka, d.Table, m, log)}
+	r := &Router{kafka: d.Kafka, beyond: map[kafka.TP]bool{}, routing: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), shared: *newShared(cfg, d.Kafka, d.Table, m, log)}
 	r.clockSpread = d.ClockSpread
 	r.owned = newOwned(m)
 	r.schemas = newResolver(d.Kafka.Registry(), cfg.UnknownSchemaWait, log, r.schemaSettled)
@@ -375,8 +379,22 @@ func (r *Router) outOfRange(tp kafka.TP, asked, start, end int64) (int64, bool) 
 	}
 	r.log.Error("a partition stops: its position lies beyond the end of the log, so the topic was made anew or restored. Decide where to go on, with all routers stopped",
 		append(where, zap.String("run", resetCommand(r.GroupID(), tp, "--to-earliest")))...)
-	r.metrics.waiting.WithLabelValues("beyond_end").Inc()
+	r.beyondMu.Lock()
+	defer r.beyondMu.Unlock()
+	r.beyond[tp] = true
+	r.metrics.waiting.WithLabelValues("beyond_end").Set(float64(len(r.beyond)))
 	return 0, false
+}
+
+// begun forgets partitions that have stopped and are not ours any more, or begin anew and will be found again.
+func (r *Router) begun(pos map[kafka.TP]int64) {
+	r.beyondMu.Lock()
+	defer r.beyondMu.Unlock()
+	maps.DeleteFunc(r.beyond, func(tp kafka.TP, _ bool) bool {
+		at, ours := pos[tp]
+		return !ours || at != kafka.KeepPosition
+	})
+	r.metrics.waiting.WithLabelValues("beyond_end").Set(float64(len(r.beyond)))
 }
 
 // pacer says how long a fetch loop waits before it asks again. Below some thousand records a second it asks at once: a wait would only add

@@ -73,7 +73,28 @@ func TestOutOfRangeIsReportedAndNeverGuessed(t *testing.T) {
 	if _, ok := r.outOfRange(tp, 901, 150, 900); ok {
 		t.Error("went on beyond the end")
 	}
-	all := logs.All()
+	stopped := func() float64 {
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(r.metrics.waiting)
+		families, err := reg.Gather()
+		if err != nil || len(families) != 1 || len(families[0].GetMetric()) != 1 {
+			t.Fatal(families, err)
+		}
+		return families[0].GetMetric()[0].GetGauge().GetValue()
+	}
+	r.outOfRange(tp, 901, 150, 900) // once more, and it is one partition still
+	if n := stopped(); n != 1 {
+		t.Errorf("%v partitions are said to have stopped", n)
+	}
+	for i, c := range []struct {
+		pos  map[kafka.TP]int64
+		want float64
+	}{{map[kafka.TP]int64{tp: kafka.KeepPosition}, 1}, {map[kafka.TP]int64{}, 0}} {
+		if r.begun(c.pos); stopped() != c.want {
+			t.Errorf("generation %d: %v partitions are said to have stopped", i, stopped())
+		}
+	}
+	all := logs.All()[:2]
 	if len(all) != 2 {
 		t.Fatal(all)
 	}
