@@ -743,7 +743,7 @@ func (l *lane) endsUnsent(it *item, set *settings) bool {
 		it.out = outcome{verdict: schemas.VerdictDead, reason: schemas.ReasonTooLarge, started: now, detail: it.Last.Detail}
 	case set.live.State != schemas.StateActive:
 		it.out = outcome{verdict: schemas.VerdictDead, reason: schemas.ReasonPaused, started: now, detail: "the subscription is " + set.live.State}
-	case it.stand != nil && l.d.awaitsRedrive(set):
+	case it.stand != nil && l.awaitsLetters(it, set):
 		it.out = outcome{verdict: schemas.VerdictPostponed, reason: schemas.ReasonOrder, due: now.Add(l.d.tiers[0].Wait)}
 	default:
 		return false

@@ -53,6 +53,20 @@ func (d *Deliverer) awaitsRedrive(set *settings) bool {
 	return false
 }
 
+// awaitsLetters says that a task which a sender has in hand must wait for what pauses have ended: their redrives are not over, or have ended since the task was picked
+// and put back what stands before it.
+func (l *lane) awaitsLetters(it *item, set *settings) bool {
+	if len(set.redrives) == 0 {
+		return false
+	}
+	if l.d.awaitsRedrive(set) {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !it.stand.mayStay()
+}
+
 // resumed says whether a redrive after a pause may begin. An order whose subscription is gone is taken back, by the owner of its partition.
 func (r *redriver) resumed(ctx context.Context, o *schemas.Replay) (bool, error) {
 	live, ok := r.d.table.Get(o.Subscription)

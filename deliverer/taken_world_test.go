@@ -407,6 +407,29 @@ func TestASenderThatHoldsOldSettingsLooksAgain(t *testing.T) {
 	}
 }
 
+// A sender has its task in hand, and before it looks whether a redrive is over, that redrive puts back what stands before the task, and ends.
+func TestWhatARedriveHasPutBackGoesBeforeATaskThatASenderHasInHand(t *testing.T) {
+	l, _ := replayLane(1)
+	l.strict, l.order = true, newOrder(&lineBook{}, true)
+	set := &settings{live: &subscriptions.Live{Subscription: schemas.Subscription{State: schemas.StateActive}}, redrives: []string{"rpl_a"}}
+	it := &item{Task: schemas.Task{ID: "later", EntityID: "e", Lane: schemas.LaneLive, Source: schemas.Source{Topic: "events.booking", Offset: 20}}, part: &part{}}
+	l.admit(it, noon)
+	l.senders = []*sender{{it: it}}
+	l.arrive(it, noon)
+	if l.pick(noon) != it || !l.endsUnsent(it, set) || it.out.reason != schemas.ReasonOrder {
+		t.Fatalf("before the redrive is over: %+v", it.out)
+	}
+	it.out = outcome{}
+	l.d.replays.ended["rpl_a"] = struct{}{}
+	if l.endsUnsent(it, set) {
+		t.Fatalf("the redrive is over and nothing stands before it: %+v", it.out)
+	}
+	l.order.leave(l.order.enter(it.stand.line.key, 10), noon.UnixMilli())
+	if !l.endsUnsent(it, set) || it.out.reason != schemas.ReasonOrder {
+		t.Errorf("it is sent before what was put back: %+v", it.out)
+	}
+}
+
 // What came up as paused and lies in `dead` although a catch-up routes its event as well (the router did not know yet of the pause) is not sent twice: the
 // letter is taken out, and its task stays where it is, but for somebody who asks for this very task.
 func TestALetterWhoseEventACatchUpRoutesIsNotPutBackAsWell(t *testing.T) {
