@@ -236,7 +236,7 @@ func decodeBatch(h []byte, base, end, from int64, out []Record, room *int) ([]Re
 		return out, end, broken("%d records in %d bytes at offset %d", n, len(d), base)
 	}
 	var headers []Header // shared by the batch's records: they never change
-	before := len(out)
+	before, heads := len(out), 0
 	for ; n > 0; n-- {
 		var rec Record
 		size, rest, ok := varint(d)
@@ -260,7 +260,8 @@ func decodeBatch(h []byte, base, end, from int64, out []Record, room *int) ([]Re
 			rec.Time = largest
 		}
 		out = append(out, rec)
-		if *room -= headerCost * len(rec.Headers); *room <= 0 && n > 1 {
+		if heads += headerCost * len(rec.Headers); heads > maxBatch && n > 1 {
+			*room -= heads
 			next := from
 			for _, r := range out[before:] { // a broken batch may have them in any order
 				next = max(next, r.Offset+1)
@@ -268,6 +269,7 @@ func decodeBatch(h []byte, base, end, from int64, out []Record, room *int) ([]Re
 			return out, next, nil
 		}
 	}
+	*room -= heads
 	if len(d) != 0 {
 		return out, end, broken("%d bytes behind the last record of the batch at offset %d", len(d), base)
 	}

@@ -303,7 +303,7 @@ func TestABombOfHeadersIsReadInPieces(t *testing.T) {
 				}
 				seen++
 			}
-			if held > maxUnpacked+headerCost*mostHeaders {
+			if held > maxBatch+headerCost*mostHeaders {
 				t.Errorf("codec %d: headers of %d MiB are held at once", codec, held>>20)
 			}
 			from = next
