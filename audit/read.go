@@ -408,7 +408,7 @@ func (a *auditor) scan(ctx context.Context, spans map[kafka.TP]span, watch func(
 	f := a.Kafka.NewFetcher(kafka.FetchConfig{MaxWait: 100 * time.Millisecond, Empty: true,
 		OutOfRange: func(_ kafka.TP, _, start, _ int64) (int64, bool) { return start, true }})
 	f.Assign(pos)
-	err := f.Run(ctx, func(_ context.Context, bs []kafka.Batch) error {
+	err := f.Run(ctx, func(ctx context.Context, bs []kafka.Batch) error {
 		for i := range bs {
 			b := &bs[i]
 			end, open := left[b.TP]
@@ -426,7 +426,7 @@ func (a *auditor) scan(ctx context.Context, spans map[kafka.TP]span, watch func(
 			}
 			read += min(b.Next, end) - at[b.TP]
 			at[b.TP] = b.Next
-			if b.Next >= end || len(b.Records) == 0 && b.Next >= b.HighWatermark {
+			if b.Next >= end || a.Kafka.LogEnds(ctx, b) {
 				delete(left, b.TP)
 			}
 		}

@@ -73,7 +73,7 @@ func (o *orders) run(ctx context.Context) {
 			for j := range b.Records {
 				o.learn(b.Topic, &b.Records[j])
 			}
-			if end, waiting := ends[b.TP]; waiting && (b.Next >= end || logEnds(ctx, o.kafka, b)) {
+			if end, waiting := ends[b.TP]; waiting && (b.Next >= end || o.kafka.LogEnds(ctx, b)) {
 				if delete(ends, b.TP); len(ends) == 0 {
 					close(o.loaded)
 				}

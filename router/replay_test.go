@@ -495,59 +495,10 @@ func TestAReplayWithoutAnEndHasAllThatWasAcceptedBefore(t *testing.T) {
 	})
 }
 
-// staleLeader has the reads of a topic that are no session (of replays, orders and commands) answered as by a leader that has just become one: it does not know
-// yet how far its log is acknowledged, shows nothing behind where it is asked, and does not say where the log ends. It returns when it has been asked once, and
-// lasts for a second from then on.
+// staleLeader is the broker's, and ends before the bubble does.
 func (w *world) staleLeader(topic string) (asked <-chan struct{}) {
 	w.t.Cleanup(func() { later(2 * time.Second) }) // no bubble ends while an answer is held back
-	came := make(chan struct{})
-	var until time.Time // of the broker's goroutine, which runs one control at a time
-	cluster := w.broker.Cluster()
-	cluster.ControlKey(int16(kmsg.Fetch), func(q kmsg.Request) (kmsg.Response, error, bool) {
-		cluster.KeepControl()
-		req := q.(*kmsg.FetchRequest)
-		if req.SessionEpoch != -1 || !slices.ContainsFunc(req.Topics, func(t kmsg.FetchRequestTopic) bool { return t.Topic == topic }) {
-			return nil, nil, false
-		}
-		if until.IsZero() {
-			until = time.Now().Add(time.Second)
-			close(came)
-		}
-		if !time.Now().Before(until) {
-			return nil, nil, false
-		}
-		cluster.SleepControl(func() { later(time.Duration(req.MaxWaitMillis) * time.Millisecond) })
-		resp := req.ResponseKind().(*kmsg.FetchResponse)
-		for _, t := range req.Topics {
-			rt := kmsg.NewFetchResponseTopic()
-			rt.Topic = t.Topic
-			for _, p := range t.Partitions {
-				rp := kmsg.NewFetchResponseTopicPartition()
-				rp.Partition, rp.HighWatermark, rp.RecordBatches = p.Partition, p.FetchOffset, []byte{}
-				rt.Partitions = append(rt.Partitions, rp)
-			}
-			resp.Topics = append(resp.Topics, rt)
-		}
-		return resp, nil, true
-	})
-	cluster.ControlKey(int16(kmsg.ListOffsets), func(q kmsg.Request) (kmsg.Response, error, bool) {
-		cluster.KeepControl()
-		req := q.(*kmsg.ListOffsetsRequest)
-		if !time.Now().Before(until) || len(req.Topics) != 1 || req.Topics[0].Topic != topic || req.Topics[0].Partitions[0].Timestamp != kafka.Latest {
-			return nil, nil, false
-		}
-		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
-		rt := kmsg.NewListOffsetsResponseTopic()
-		rt.Topic = topic
-		for _, p := range req.Topics[0].Partitions {
-			rp := kmsg.NewListOffsetsResponseTopicPartition()
-			rp.Partition, rp.ErrorCode = p.Partition, 78 // the offset is not available
-			rt.Partitions = append(rt.Partitions, rp)
-		}
-		resp.Topics = append(resp.Topics, rt)
-		return resp, nil, true
-	})
-	return came
+	return w.broker.StaleLeader(topic)
 }
 
 // The sequence: the leader of a source partition changes while a replay reads it, or the command that counts beforehand. For a moment the new one shows less than

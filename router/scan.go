@@ -382,7 +382,7 @@ func (s *scanning) batch(ctx context.Context, st *stretch, b *kafka.Batch) error
 		}
 	}
 	// A log may end before the end that was asked for: behind its last record only what the broker itself wrote.
-	if b.Next < st.end && logEnds(ctx, s.y.r.kafka, b) {
+	if b.Next < st.end && s.y.r.kafka.LogEnds(ctx, b) {
 		b.Next = st.end
 	}
 	st.at.Next = max(st.at.Next, min(b.Next, st.end))

@@ -262,7 +262,7 @@ func scanBatches(ctx context.Context, c *kafka.Client, pos map[kafka.TP]int64, e
 				return errScanEnd
 			}
 			left[b.TP] = b.Next
-			if b.Next >= end(b.TP) || logEnds(ctx, c, b) {
+			if b.Next >= end(b.TP) || c.LogEnds(ctx, b) {
 				delete(left, b.TP)
 			}
 		}
@@ -275,18 +275,6 @@ func scanBatches(ctx context.Context, c *kafka.Client, pos map[kafka.TP]int64, e
 		return nil
 	}
 	return err
-}
-
-// logEnds says whether a log has nothing behind what a fetch brought. The high watermark of the answer does not say so: right after a change of leader it may lie
-// below what was acknowledged long before. ListOffsets is refused then, and asked again. false: there is more, or nobody can say yet, and the next answer asks again.
-func logEnds(ctx context.Context, c *kafka.Client, b *kafka.Batch) bool {
-	if len(b.Records) > 0 || b.Next < b.HighWatermark {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second) // other partitions wait for the answer
-	defer cancel()
-	ends, err := c.OffsetsOf(ctx, []kafka.TP{b.TP}, kafka.Latest)
-	return err == nil && b.Next >= ends[b.TP]
 }
 
 // scanTopic reads a topic from its start to its end as it is now.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/hookferry/hookferry/deliverer"
@@ -48,7 +47,7 @@ func virtualApp(t *testing.T, addrs []string, dial func(context.Context, string,
 }
 
 // virtualKafka is virtualApp with a broker that has all topics.
-func virtualKafka(t *testing.T, control ...func(*kfake.Cluster)) (a *app, out, errOut *bytes.Buffer) {
+func virtualKafka(t *testing.T, control ...func(*sandbox.Broker)) (a *app, out, errOut *bytes.Buffer) {
 	t.Helper()
 	b, err := sandbox.StartBroker(sandbox.BrokerConfig{Virtual: true})
 	if err != nil {
@@ -60,7 +59,7 @@ func virtualKafka(t *testing.T, control ...func(*kfake.Cluster)) (a *app, out, e
 		t.Fatal(err)
 	}
 	for _, c := range control {
-		c(b.Cluster())
+		c(b)
 	}
 	return a, out, errOut
 }
@@ -127,7 +126,8 @@ func TestEveryCommandEndsWhenKafkaDoesNotAnswer(t *testing.T) {
 // The brokers let us see topics, and not what a group has committed: no try will change that, and nobody sees that the command tries.
 func TestACommandThatMayNotSeeAGroupEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, _, _ := virtualKafka(t, func(c *kfake.Cluster) {
+		a, _, _ := virtualKafka(t, func(b *sandbox.Broker) {
+			c := b.Cluster()
 			c.ControlKey(int16(kmsg.OffsetFetch), func(q kmsg.Request) (kmsg.Response, error, bool) {
 				c.KeepControl()
 				denied := q.ResponseKind().(*kmsg.OffsetFetchResponse)

@@ -151,3 +151,15 @@ func (c *Client) listOffsetsOf(ctx context.Context, addr string, tps []TP, at in
 	}
 	return err
 }
+
+// LogEnds says whether a log has nothing behind what a fetch brought. The high watermark of the answer does not say so: right after a change of leader it may lie
+// below what was acknowledged long before. ListOffsets is refused then, and asked again. false: there is more, or nobody can say yet, and the next answer asks again.
+func (c *Client) LogEnds(ctx context.Context, b *Batch) bool {
+	if len(b.Records) > 0 || b.Next < b.HighWatermark {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second) // other partitions wait for the answer
+	defer cancel()
+	ends, err := c.OffsetsOf(ctx, []TP{b.TP}, Latest)
+	return err == nil && b.Next >= ends[b.TP]
+}
