@@ -718,7 +718,8 @@ func TestDeadlineCoversDialWriteAndHead(t *testing.T) {
 	}
 }
 
-// A busy connection keeps the deadline of an earlier send; a later send that waits longer must still get all of its own time, and no more.
+// A busy connection keeps the deadline of an earlier send; a later send that waits longer must still get all of its own time, and no more. A large body is written
+// apart, which moves the deadline for writing.
 func TestAKeptDeadlineCutsNoSendShort(t *testing.T) {
 	s := serveRaw(t, func(s *rawReceiver, c net.Conn, br *bufio.Reader, _ int) {
 		s.readRequest(br)
@@ -729,35 +730,22 @@ func TestAKeptDeadlineCutsNoSendShort(t *testing.T) {
 		s.readRequest(br)
 		io.Copy(io.Discard, br)
 	})
-	p := newPoster(t, s.addr)
-	p.want(600*time.Millisecond, "200")
-	first := p.sender.idle[0].until
-	p.want(time.Second, "200")
-	if s.conns.Load() != 1 || !p.sender.idle[0].until.After(first) {
-		t.Errorf("%d connections; the deadline was %s, is %s", s.conns.Load(), first, p.sender.idle[0].until)
-	}
-	start := time.Now()
-	p.want(800*time.Millisecond, "timeout")
-	if took := time.Since(start); took < 800*time.Millisecond {
-		t.Errorf("cut short after %s", took)
-	}
-}
-
-// The same with a body that is written apart, which moves the deadline for writing.
-func TestAKeptDeadlineCutsNoLargeSendShort(t *testing.T) {
-	s := serveRaw(t, func(s *rawReceiver, c net.Conn, br *bufio.Reader, _ int) {
-		s.readRequest(br)
-		io.WriteString(c, ok200)
-		s.readRequest(br)
-		<-time.After(700 * time.Millisecond)
-		io.WriteString(c, ok200)
-	})
-	p := newPoster(t, s.addr)
-	p.want(600*time.Millisecond, "200")
-	p.task.Body = bytes.Repeat([]byte{' '}, joinBody+1)
-	p.want(time.Second, "200")
-	if s.conns.Load() != 1 {
-		t.Errorf("%d connections", s.conns.Load())
+	for i, large := range []bool{false, true} {
+		p := newPoster(t, s.addr)
+		p.want(600*time.Millisecond, "200")
+		first := p.sender.idle[0].until
+		if large {
+			p.task.Body = bytes.Repeat([]byte{' '}, joinBody+1)
+		}
+		p.want(time.Second, "200")
+		if last := p.sender.idle[0].until; int(s.conns.Load()) != i+1 || !large && !last.After(first) {
+			t.Errorf("large %v: %d connections; the deadline was %s, is %s", large, s.conns.Load(), first, last)
+		}
+		start := time.Now()
+		p.want(800*time.Millisecond, "timeout")
+		if took := time.Since(start); took < 800*time.Millisecond {
+			t.Errorf("large %v: cut short after %s", large, took)
+		}
 	}
 }
 

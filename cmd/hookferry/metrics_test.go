@@ -16,18 +16,25 @@ import (
 
 var descText = regexp.MustCompile(`fqName: "(hookferry_[a-z_]+)", help: "((?:[^"\\]|\\.)*)", unit: "[^"]*", constLabels: \{[^}]*\}, variableLabels: \{([^}]*)\}`)
 
-// docs/metrics.md lists what a process with all services shows. HOOKFERRY_WRITE_GOLDEN=1 writes it.
-func TestTheDocumentationOfTheMetricsIsCurrent(t *testing.T) {
+// everyService is a process with all services, before they run.
+func everyService(t *testing.T) *pipeline {
+	t.Helper()
 	p, err := newPipeline(defaultConfig(), secrets.Generate(), zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.close()
+	t.Cleanup(func() { p.close() })
 	for _, role := range allRoles {
 		if _, err := p.service(role); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return p
+}
+
+// docs/metrics.md lists what a process with all services shows. HOOKFERRY_WRITE_GOLDEN=1 writes it.
+func TestTheDocumentationOfTheMetricsIsCurrent(t *testing.T) {
+	p := everyService(t)
 	descs := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descs)
@@ -94,16 +101,7 @@ This page is made from the code by a test.
 
 // An alert on the increase of a counter sees nothing of one that is shown for the first time with its first event in it: the series must be there from the start.
 func TestWhatAlertsLookAtTheIncreaseOfIsThereFromTheStart(t *testing.T) {
-	p, err := newPipeline(defaultConfig(), secrets.Generate(), zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.close()
-	for _, role := range allRoles {
-		if _, err := p.service(role); err != nil {
-			t.Fatal(err)
-		}
-	}
+	p := everyService(t)
 	families, err := p.metrics.Gather()
 	if err != nil {
 		t.Fatal(err)

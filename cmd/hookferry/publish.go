@@ -51,11 +51,12 @@ type publishOptions struct {
 }
 
 func (o *publishOptions) run(ctx context.Context, a *app, files []string) error {
+	if err := checkRate("rate", o.rate); err != nil {
+		return err
+	}
 	switch {
 	case o.sample < 0:
 		return usagef("--sample must not be negative")
-	case checkRate("rate", o.rate) != nil:
-		return checkRate("rate", o.rate)
 	case o.sample > 0 && len(files) > 0:
 		return usagef("either files or --sample, not both")
 	case o.sample == 0 && o.rate > 0:
