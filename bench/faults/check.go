@@ -506,8 +506,7 @@ func (c *checker) owed(name string, ends map[int64]end) {
 // explain says why an event was sent again although before was answered with 2xx; "" is no reason.
 //
 // before must have been under way, or have ended within the last commit interval, when a deliverer died or lost its partitions; a death beside a Kafka that
-// takes no commits, or a Redis that has just lost its marks, reaches further back. And while Kafka is gone for longer than a session every member loses its partitions,
-// with outcomes that it could not write down: whoever is given them first when Kafka is back sends them again, if he is sooner than the writing.
+// takes no commits, or a Redis that has just lost its marks, reaches further back.
 func explain(r *Run, before, q *rig.Request) string {
 	start, end := time.Unix(0, before.At), time.Unix(0, before.Done)
 	if before.Done == 0 {
@@ -529,11 +528,6 @@ func explain(r *Run, before, q *rig.Request) string {
 		case f.Kind == KillRouter && beside(r, f, RedisLost, marksTerm):
 			if end.After(f.Start.Add(-marksTerm)) {
 				return "a router died while Redis lost its marks"
-			}
-			continue
-		case f.Kind == KafkaFault && (f.Who == kafkaRefused || f.Who == kafkaSilent) && f.End.Sub(f.Start) >= r.lease()*3/2:
-			if end.After(since) && end.Before(f.End) && time.Unix(0, q.At).After(f.End.Add(-slack)) {
-				return "Kafka took nothing for longer than a session"
 			}
 			continue
 		default:

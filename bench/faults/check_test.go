@@ -138,22 +138,6 @@ func TestCheckFindsEachPlantedBreach(t *testing.T) {
 		"twice, stalled for less than the lease": {func(s *small) { s.deliver(0, 0, 0, 1, 9*sec); s.fault(StopCont, "deliverer-1", sec, 4*sec) }, "unexplained duplicate"},
 		"twice, a router was stalled":            {func(s *small) { s.deliver(0, 0, 0, 1, 29*sec); s.fault(StopCont, "router", sec, 20*sec) }, "unexplained duplicate"},
 		"twice, a stop within the grace":         {func(s *small) { s.deliver(0, 0, 0, 1, 9*sec); s.fault(StopDeliverer, "deliverer-1", sec, 2*sec) }, "unexplained duplicate"},
-		"twice, Kafka was gone for less than a session": {func(s *small) {
-			s.deliver(0, 1, 0, 1, 9*sec)
-			s.fault(KafkaFault, kafkaRefused, 2100*time.Millisecond, 7*sec)
-		}, "unexplained duplicate"},
-		"twice, and the first was long over when Kafka went away": {func(s *small) {
-			s.deliver(0, 1, 0, 1, 15*sec)
-			s.fault(KafkaFault, kafkaRefused, 4*sec, 14*sec)
-		}, "unexplained duplicate"},
-		"twice while Kafka is gone": {func(s *small) {
-			s.deliver(0, 1, 0, 1, 5*sec)
-			s.fault(KafkaFault, kafkaSilent, 2100*time.Millisecond, 14*sec)
-		}, "unexplained duplicate"},
-		"twice, Kafka was slow for long": {func(s *small) {
-			s.deliver(0, 1, 0, 1, 15*sec)
-			s.fault(KafkaFault, "slow", 2100*time.Millisecond, 14*sec)
-		}, "unexplained duplicate"},
 		"three times, published twice": {func(s *small) {
 			s.republish(1)
 			s.deliver(0, 1, 1, 1, 9*sec)
@@ -303,10 +287,6 @@ func TestCheckAllowsWhatThePromisesAllow(t *testing.T) {
 			s.fault(KafkaFault, "", 1500*time.Millisecond, 12*sec)
 			s.fault(KillDeliverer, "", 10*sec, 10*sec)
 		}, explainedAs("Kafka")},
-		"ended as Kafka went away, for longer than a session": {func(s *small) {
-			s.deliver(0, 1, 0, 1, 15*sec)
-			s.fault(KafkaFault, kafkaSilent, 2100*time.Millisecond, 14*sec)
-		}, explainedAs("longer than a session")},
 		"cut by the grace": {func(s *small) {
 			s.Receivers["a"][1].Done = s.at(6 * sec)
 			s.see(0, 1, 1, 200, 9*sec)
