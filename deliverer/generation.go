@@ -196,7 +196,7 @@ func (d *Deliverer) begin(ctx context.Context, gen *kafka.Generation) error {
 			l.dropLost()
 		}
 	}
-	d.lines.begin(gen, fresh, next, changed)
+	d.lines.begin(gen, fresh, changed)
 	hot, cold := map[kafka.TP]int64{}, map[kafka.TP]int64{}
 	for tp, p := range next {
 		at := int64(kafka.KeepPosition)
@@ -266,7 +266,8 @@ func (d *Deliverer) keptPartitions(old map[kafka.TP]*part, gen *kafka.Generation
 	return kept
 }
 
-// open makes the parts of partitions that are new to us.
+// open makes the parts of partitions that are new to us. Nothing is read of them before lines.install, and nothing taken from an answer that was asked for under
+// the generation before.
 func (d *Deliverer) open(ctx context.Context, fresh map[kafka.TP]kafka.Committed, into map[kafka.TP]*part) error {
 	tiers := map[string]time.Duration{}
 	for _, t := range d.tiers {
@@ -299,6 +300,7 @@ func (d *Deliverer) open(ctx context.Context, fresh map[kafka.TP]kafka.Committed
 			c.Offset = starts[tp.Topic][tp.Partition]
 		}
 		p := newPart(tp, tiers[tp.Topic], tp.Topic == d.topics.Replay, c)
+		p.unlined.Store(true)
 		into[tp] = p
 		if none {
 			p.committed.Offset = -1

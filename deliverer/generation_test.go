@@ -8,8 +8,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/hookferry/hookferry/internal/kafka"
 	"github.com/hookferry/hookferry/internal/sandbox"
 	"github.com/hookferry/hookferry/internal/subscriptions"
+	"github.com/hookferry/hookferry/schemas"
 )
 
 // A grace longer than others wait for a member that stops: it is cut to what they wait, so that the last commit is accepted. Without Redis it is the only
@@ -110,5 +112,33 @@ func TestOutcomesThatKafkaTakesLateAreWrittenBeforeAStopEnds(t *testing.T) {
 			t.Errorf("%d attempts for 4 tasks", n)
 		}
 		w.must(second.stop())
+	})
+}
+
+// An answer to a request of the generation before may be handled when the parts of the next one stand already and their positions are not assigned yet. It is left: what
+// it holds is read again when lines are loaded.
+func TestNothingIsTakenIntoAPartBeforeItsLinesAreLoaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *worldConfig) { c.virtual, c.partitions, c.quiet = true, 1, true })
+		d, err := New(w.options())
+		w.must(err)
+		d.marks = new(Marks)
+		tp := kafka.TP{Topic: d.topics.Retry}
+		parts := map[kafka.TP]*part{}
+		w.must(d.open(w.ctx, map[kafka.TP]kafka.Committed{tp: {Offset: 3}}, parts))
+		d.parts.Store(&parts)
+		task := w.task(w.subscribe("/x"))
+		in := newIntake(d)
+		handle := func() (taken int64) {
+			w.must(in.handle(w.ctx, []kafka.Batch{{TP: tp, Records: []kafka.Record{{Offset: 3, Value: schemas.AppendTask(nil, task)}}, Next: 4, HighWatermark: 4}}))
+			return parts[tp].next() - 3
+		}
+		if n := handle(); n != 0 {
+			t.Errorf("%d tasks are taken", n)
+		}
+		parts[tp].unlined.Store(false)
+		if n := handle(); n != 1 {
+			t.Errorf("%d tasks are taken when lines are loaded", n)
+		}
 	})
 }

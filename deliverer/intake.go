@@ -60,7 +60,7 @@ func (in *intake) handle(ctx context.Context, bs []kafka.Batch) error {
 	for i := range bs {
 		b := &bs[i]
 		p := parts[b.TP]
-		if p == nil || p.lost.Load() || p.stopped.Load() {
+		if p == nil || p.lost.Load() || p.stopped.Load() || p.unlined.Load() {
 			continue
 		}
 		p.mu.Lock()

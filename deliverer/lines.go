@@ -256,18 +256,14 @@ func (ls *lines) concern(subscription string) bool {
 }
 
 // begin is told of the partitions that a generation has brought or taken: nothing of those that are fresh is read before they are loaded.
-func (ls *lines) begin(gen *kafka.Generation, fresh map[kafka.TP]kafka.Committed, parts map[kafka.TP]*part, lost map[int32]bool) {
+func (ls *lines) begin(gen *kafka.Generation, fresh map[kafka.TP]kafka.Committed, lost map[int32]bool) {
 	ls.taking.Lock()
 	defer ls.taking.Unlock()
 	ls.mu.Lock()
 	ls.gen = gen
 	clear(ls.todo)
 	for tp := range fresh {
-		parts[tp].unlined.Store(true)
-		if !ls.todo[tp.Partition] {
-			ls.todo[tp.Partition] = true
-			lost[tp.Partition] = true
-		}
+		ls.todo[tp.Partition], lost[tp.Partition] = true, true
 	}
 	for p := range lost {
 		ls.newBook(p)

@@ -18,7 +18,7 @@ type part struct {
 	lost    atomic.Bool  // another process may own it by now
 	stopped atomic.Bool  // nothing is read any more; the log says why
 	crowded atomic.Bool  // the last commit could not name everything: wait until it can
-	unlined atomic.Bool  // what stands in `lines` is not loaded yet: nothing is read
+	unlined atomic.Bool  // what stands in `lines` is not loaded yet: nothing is read, or taken
 	parked  atomic.Int64 // a tier's head is not ready before this time, ms; 0: read on
 
 	epoch  int64 // of this owner, for members of lines. Set, like fenced, before unlined ends
