@@ -150,6 +150,7 @@ func newWorld(ctx context.Context, p *plan) (*world, error) {
 		})
 	}
 	w.endRebalances()
+	w.endSessions()
 	if w.redis, err = sandbox.StartRedis(sandbox.RedisConfig{Network: w.net}); err != nil {
 		return nil, err
 	}
@@ -343,6 +344,59 @@ func (w *world) endRebalances() {
 		}
 		return now.Before(g.deaf)
 	}})
+}
+
+// endSessions makes the broker forget members whose connection ended while they waited for their join to be answered. Kafka begins their session then, and it runs
+// out. This one does not, and if the leader gives them partitions before it misses them, nobody else ever has those. So a heartbeat of another member is taken
+// for theirs, once, and begins it.
+func (w *world) endSessions() {
+	type generation struct {
+		synced  map[string]bool
+		silent  []string // members that the leader gave partitions to, and that had not asked for them by then
+		settled time.Time
+	}
+	var mu sync.Mutex
+	groups := map[string]*generation{}
+	c := w.broker.Cluster()
+	c.ControlKey(int16(kmsg.JoinGroup), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		delete(groups, q.(*kmsg.JoinGroupRequest).Group) // what was is over soon
+		return nil, nil, false
+	})
+	c.ControlKey(int16(kmsg.SyncGroup), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		r := q.(*kmsg.SyncGroupRequest)
+		g := groups[r.Group]
+		if g == nil {
+			g = &generation{synced: map[string]bool{}}
+			groups[r.Group] = g
+		}
+		g.synced[r.MemberID] = true
+		for _, a := range r.GroupAssignment { // of the leader alone
+			g.silent, g.settled = append(g.silent, a.MemberID), time.Now()
+		}
+		return nil, nil, false
+	})
+	c.ControlKey(int16(kmsg.Heartbeat), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		r := q.(*kmsg.HeartbeatRequest)
+		g := groups[r.Group]
+		if g == nil || len(g.silent) == 0 || time.Since(g.settled) < kafka.RebalanceTimeout {
+			return nil, nil, false
+		}
+		last := len(g.silent) - 1
+		if id := g.silent[last]; !g.synced[id] {
+			r.MemberID = id
+		}
+		g.silent = g.silent[:last]
+		return nil, nil, false
+	})
 }
 
 // remove takes a process off the list of those that run.
