@@ -48,7 +48,8 @@ type Marks struct {
 	owed   []Mark // that Redis did not take, the oldest first; at most owedMost
 }
 
-// Mark names one mark: try number Attempt of the task's round ended, or, with Attempt 0, the round's task itself did.
+// Mark names one mark: try number Attempt of the task's round ended, or, with Attempt 0, the round's task itself did. Below 0: somebody has try number -Attempt
+// in hand (inhand.go).
 type Mark struct {
 	TaskID  string
 	Round   int64
@@ -209,13 +210,14 @@ func askedHours(now time.Time, dst []int64) []int64 {
 // Seen sets seen[i] if the attempt about to be made, tasks[i], has ended before, or its task has. open says that Redis did not answer in time: nothing
 // is known then, and nothing is seen. One round trip.
 func (m *Marks) Seen(ctx context.Context, tasks []Mark, seen []bool) (open bool) {
-	return m.Look(ctx, tasks, seen, make([]bool, len(tasks)))
+	return m.Look(ctx, tasks, seen, make([]bool, len(tasks)), nil)
 }
 
-// Look is Seen, and sets over[i] if it is the task that has ended.
-func (m *Marks) Look(ctx context.Context, tasks []Mark, seen, over []bool) (open bool) {
+// Look is Seen, and sets over[i] if it is the task that has ended. With inHand it also asks whether somebody has the try in hand.
+func (m *Marks) Look(ctx context.Context, tasks []Mark, seen, over, inHand []bool) (open bool) {
 	clear(seen[:len(tasks)])
 	clear(over[:len(tasks)])
+	clear(inHand)
 	if len(tasks) == 0 {
 		return false
 	}
@@ -224,26 +226,33 @@ func (m *Marks) Look(ctx context.Context, tasks []Mark, seen, over []bool) (open
 	}
 	var buf [3]int64
 	hours := askedHours(time.Now(), buf[:])
+	extra := min(len(inHand), 1)
 	err := m.seen.do(ctx, func(b []byte) ([]byte, int) {
 		for _, t := range tasks {
 			try := m.placeOf(t)
 			end := m.placeOf(Mark{t.TaskID, t.Round, 0})
 			for _, hour := range hours {
-				b = append(b, "*4\r\n$10\r\nSMISMEMBER\r\n"...)
+				b = append(append(b, '*', '4'+byte(extra)), "\r\n$10\r\nSMISMEMBER\r\n"...)
 				b = m.appendKey(b, hour, try.bucket)
 				b = appendBulkInt(appendBulkInt(b, try.member), end.member)
+				if extra > 0 {
+					b = appendBulkInt(b, m.placeOf(Mark{t.TaskID, t.Round, -t.Attempt}).member)
+				}
 			}
 		}
 		return b, len(tasks) * len(hours)
 	}, func(r *replies) error {
 		for i := range tasks {
 			for range hours {
-				try, end, err := r.pair()
-				if err != nil {
+				var in [3]int64
+				if err := r.counts(in[:2+extra]); err != nil {
 					return err
 				}
-				seen[i] = seen[i] || try != 0 || end != 0
-				over[i] = over[i] || end != 0
+				seen[i] = seen[i] || in[0] != 0 || in[1] != 0
+				over[i] = over[i] || in[1] != 0
+				if extra > 0 {
+					inHand[i] = inHand[i] || in[2] != 0
+				}
 			}
 		}
 		return nil
@@ -251,6 +260,7 @@ func (m *Marks) Look(ctx context.Context, tasks []Mark, seen, over []bool) (open
 	if err != nil {
 		clear(seen[:len(tasks)])
 		clear(over[:len(tasks)])
+		clear(inHand)
 	}
 	return err != nil
 }
@@ -287,6 +297,15 @@ func (m *Marks) Set(ctx context.Context, ms []Mark) (open bool) {
 		m.owedMu.Unlock()
 	}
 	return open
+}
+
+// Claim sets marks of tries that are in hand. Nothing is owed if Redis does not take them: they may have ended by the next time.
+func (m *Marks) Claim(ctx context.Context, ms []Mark) (open bool) {
+	if !m.enabled || len(ms) == 0 {
+		return !m.enabled
+	}
+	open = fault.Before(fault.MarksClaim) != nil || m.try(ctx, ms)
+	return fault.After(fault.MarksClaim, nil) != nil || open
 }
 
 // Settle sets what is owed, as far as Redis takes it. owes says that something still is; soon, that it may be worth waiting for.

@@ -191,7 +191,7 @@ func TestAtLeastEightyBitsAreCompared(t *testing.T) {
 		var and, or place
 		and = place{1<<32 - 1, -1}
 		for _, id := range taskIDs(20000) {
-			for _, k := range []Mark{{id, 0, 0}, {id, 0, 1}, {id, 0, 2}, {id, 1, 0}, {id, 1, 1}, {id, 1 << 40, 10}} {
+			for _, k := range []Mark{{id, 0, 0}, {id, 0, 1}, {id, 0, 2}, {id, 0, -1}, {id, 0, -2}, {id, 1, 0}, {id, 1, 1}, {id, 1, -1}, {id, 1 << 40, 10}} {
 				p := m.placeOf(k)
 				if other, ok := found[p]; ok {
 					t.Fatalf("%+v and %+v are the same", k, other)

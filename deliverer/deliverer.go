@@ -16,6 +16,7 @@
 //	replayline.go replays beside what is live                       taken.go     which letters are taken out
 //	order.go      pure: who of an entity may be tried next          gate.go      the same in a lane
 //	lines.go      what of that outlives the process                 connections.go  how many there may be
+//	inhand.go     what Kafka does not hear of, said in Redis
 //
 // Goroutines:
 //
@@ -134,7 +135,7 @@ func New(cfg Config, deps Deps) (*Deliverer, error) {
 	}
 	d.recent = newRecent()
 	d.memory = &memory{mostTasks: cfg.TasksInMemory, mostBytes: cfg.BytesInMemory}
-	d.collector.signal, d.collector.enough = make(chan struct{}, 1), make(chan struct{}, 1)
+	d.collector.signal, d.collector.enough, d.collector.late = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	d.keeper = newKeeper(d)
 	d.clerk = newClerk(d, deps.Writer)
 	d.replays, d.redriver = newReplays(d), newRedriver(d)

@@ -23,6 +23,7 @@ type collector struct {
 	ended  []*item
 	signal chan struct{} // capacity 1
 	enough chan struct{} // capacity 1: flushEnough are waiting
+	late   chan struct{} // capacity 1: no commit was accepted for a moment
 
 	// books is held by the flusher while items change hands, and never over a round trip. It comes before mu and before a lane's mutex.
 	books   sync.Mutex
@@ -37,7 +38,7 @@ const (
 	flushMost = 2000
 	// flushBytes is about how much of bodies is written to a partition at once.
 	flushBytes = 4 << 20
-	// flushLook is how often a flusher with unwritten items looks whether some partition takes none.
+	// flushLook is how often a flusher with unwritten items looks whether some partition takes none, and whether Kafka hears us at all.
 	flushLook = 250 * time.Millisecond
 )
 
@@ -94,6 +95,7 @@ type flusher struct {
 	task    schemas.Task
 	attempt schemas.Attempt
 	marks   []Mark
+	claims  []*item
 	counts  map[attemptLabel]int
 	spare   []*item        // a buffer for collector.ended
 	free    []*kafka.Write // with their buffers
@@ -129,7 +131,7 @@ func (f *flusher) run(ctx context.Context) {
 	defer look.Stop()
 	looking := false
 	for {
-		take := false
+		take, claim := false, false
 		select {
 		case <-ctx.Done():
 			return
@@ -144,10 +146,16 @@ func (f *flusher) run(ctx context.Context) {
 		case <-c.enough:
 			take = true
 		case <-f.acked:
+		case <-c.late:
+			claim = true
 		case <-look.C:
-			looking = false
+			looking, claim = false, true
 		}
-		if f.step(ctx, take) && !looking {
+		open := f.step(ctx, take)
+		if claim && f.claim(ctx, time.Now()) {
+			open = true
+		}
+		if open && !looking {
 			looking = true
 			look.Reset(flushLook)
 		}

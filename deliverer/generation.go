@@ -57,6 +57,7 @@ func (d *Deliverer) generations(reading, writing context.Context, group *kafka.G
 		d.drainWithin(drainMost)
 		if err := d.commit(writing, gen, true, fault.DelivererLastCommit); err != nil {
 			d.log.Warn("the last commit of a generation failed; its successor asks the marks", zap.Error(err))
+			d.unheard()
 		}
 		gen.Release()
 	}
@@ -87,7 +88,7 @@ func (d *Deliverer) serve(reading, writing context.Context, gen *kafka.Generatio
 		case <-d.lines.ask:
 		}
 		if err := d.commit(writing, gen, false, fault.DelivererCommit); errors.Is(err, kafka.ErrFenced) {
-			d.lease.end()
+			d.unheard()
 			d.log.Warn("fenced: another member owns our partitions")
 			return
 		} else if err != nil {
@@ -352,6 +353,7 @@ func (d *Deliverer) commit(ctx context.Context, gen *kafka.Generation, all bool,
 	}
 	bounded, cancel := context.WithTimeout(ctx, commitMost)
 	defer cancel()
+	defer d.watchCommit(now)()
 	if err := fault.Before(at); err != nil {
 		return err
 	}

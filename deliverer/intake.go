@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,6 +24,7 @@ type intake struct {
 	marks   []Mark
 	seen    []bool
 	over    []bool // of those seen: their tasks have ended, not only this try
+	inHand  []bool // of partitions that we have just been given: somebody else has the try in hand
 	touched []*lane
 	byLane  map[*lane][]*item
 	slab    []item
@@ -200,12 +202,14 @@ func (in *intake) settle(ctx context.Context) {
 	}
 	d := in.d
 	var bytes, replays int64
+	asked, young := time.Now(), false
 	in.marks = in.marks[:0]
 	for _, it := range in.items {
 		bytes += int64(it.size)
 		if it.replay {
 			replays++
 		}
+		young = young || it.part.young(asked)
 		in.marks = append(in.marks, Mark{TaskID: it.ID, Round: it.Round, Attempt: it.Attempt})
 	}
 	d.memory.take(int64(len(in.items)), bytes, replays)
@@ -215,7 +219,12 @@ func (in *intake) settle(ctx context.Context) {
 	in.seen, in.over = in.seen[:len(in.items)], in.over[:len(in.items)]
 	clear(in.seen)
 	clear(in.over)
-	if d.marks.Look(ctx, in.marks, in.seen, in.over) {
+	var inHand []bool
+	if young {
+		in.inHand = slices.Grow(in.inHand[:0], len(in.items))[:len(in.items)]
+		inHand = in.inHand
+	}
+	if d.marks.Look(ctx, in.marks, in.seen, in.over, inHand) {
 		d.metrics.failOpen.Inc()
 	}
 	d.recent.look(in.marks, in.seen, in.over)
@@ -234,6 +243,10 @@ func (in *intake) settle(ctx context.Context) {
 		if it.out.verdict != "" {
 			d.collect(it)
 			continue
+		}
+		if young && inHand[i] && it.part.young(asked) {
+			d.metrics.awaited.Inc()
+			it.awaits = later(it.awaits, now.Add(handMost))
 		}
 		l := d.laneOf(it.Subscription, now)
 		if len(in.byLane[l]) == 0 {

@@ -219,7 +219,7 @@ func (k *keeper) settled(ctx context.Context, items []*item, now time.Time) (due
 	for i, it := range items {
 		marks[i] = Mark{TaskID: it.ID, Round: it.Round, Attempt: it.Attempt}
 	}
-	if d.marks.Look(ctx, marks, seen, over) {
+	if d.marks.Look(ctx, marks, seen, over, nil) {
 		d.metrics.failOpen.Inc()
 	}
 	d.recent.look(marks, seen, over) // the owner before may have been this process: partitions come back

@@ -50,6 +50,7 @@ import (
 //	during the POST, before a commit named it (it is younger than half a second): the successor tries at once. As above.
 //	between POST and 1, between 1 and 2: the answer is lost. The successor tries the same attempt again. After 1 there are two copies then: the one
 //	    in the tier and the one that the second try makes. They carry the same id and number, and the second to come up finds the mark of the first.
+//	    Where we live on, but Kafka did not hear us for longer than a session, the successor waits for what we say in Redis to have in our hands (inhand.go).
 //	between 2 and 3: as above, and the attempt stands twice in the log. Ends are counted per task id, so the sums stay right.
 //	between 3 and 4, between 4 and 5: the successor reads the task again and finds the mark. With Redis gone as well, it sends again what ended
 //	    since the last commit, and nothing older: the commit's metadata names the rest.
@@ -119,6 +120,7 @@ type item struct {
 	back      bool      // it stands back: in the lane's line of replays
 	taken     uint64    // the flush that took it; the flusher's
 	refused   time.Time // when Kafka first refused its record; the flusher's
+	claimed   bool      // it has a mark that it is in our hands; the flusher's
 	stand     *standing // its place in the line of its entity; nil: outside lines
 	mark      mark      // what intake has found of it in Redis
 

@@ -56,6 +56,11 @@ func (l *lease) over(now time.Time) bool {
 	return int64(now.Sub(l.born)) >= l.until.Load()
 }
 
+// age is how long ago the last commit that was accepted was asked for.
+func (l *lease) age(now time.Time) time.Duration {
+	return now.Sub(l.born) - (time.Duration(l.until.Load()) - l.term)
+}
+
 // end gives the lease up: the generation was fenced.
 func (l *lease) end() { l.until.Store(0) }
 

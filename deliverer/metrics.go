@@ -20,6 +20,7 @@ type metrics struct {
 	stopped     *prometheus.CounterVec // topic
 	redriven    prometheus.Counter
 	orphans     prometheus.Counter
+	awaited     prometheus.Counter
 
 	inFlight, connections, memory, unwritten, lease, lag, lanes, members *prometheus.Desc
 	d                                                                    *Deliverer
@@ -47,6 +48,7 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 		stopped:     prometheus.NewCounterVec(opts("partitions_stopped_total", "Partitions that are not read any more; the log says why."), []string{"topic"}),
 		redriven:    prometheus.NewCounter(opts("redriven_total", "Dead letters put back in line.")),
 		orphans:     prometheus.NewCounter(opts("line_orphans_total", "Members of lines for which nothing came up: they were taken out, and their entities went on.")),
+		awaited:     prometheus.NewCounter(opts("awaited_total", "Tasks that wait up to 5 s after a change of owner, because a process that had lost Kafka says in Redis that it has the try in hand.")),
 		inFlight:    desc("in_flight", "Sends under way."),
 		connections: desc("receiver_connections", "Connections to receivers, open or being made."),
 		memory:      desc("tasks_in_memory", "Tasks read and not finished."),
@@ -63,7 +65,7 @@ func newMetrics(d *Deliverer, reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.attempts, m.seconds, m.skipped, m.copies, m.failOpen, m.flushFailed, m.refused, m.lost, m.stopped, m.redriven, m.orphans, m} {
+	for _, c := range []prometheus.Collector{m.attempts, m.seconds, m.skipped, m.copies, m.failOpen, m.flushFailed, m.refused, m.lost, m.stopped, m.redriven, m.orphans, m.awaited, m} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -29,10 +29,12 @@ type part struct {
 	inherited inherited
 	committed kafka.Committed // the last that was accepted
 	high      int64           // the end of the partition at the last fetch
+
+	begun time.Time // when we were given it
 }
 
 func newPart(tp kafka.TP, tier time.Duration, replay bool, c kafka.Committed) *part {
-	return &part{tp: tp, tier: tier, replay: replay, progress: newProgress(c.Offset), committed: c, high: c.Offset}
+	return &part{tp: tp, tier: tier, replay: replay, progress: newProgress(c.Offset), committed: c, high: c.Offset, begun: time.Now()}
 }
 
 // finish counts an offset as finished. After the partition was lost it does nothing: the successor counts.

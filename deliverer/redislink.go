@@ -363,29 +363,29 @@ func parseInteger(b []byte) (int64, error) {
 	return 0, fmt.Errorf("redis: unexpected answer %.20q", b)
 }
 
-// pair reads "*2" and two counts. In a key that is no set stand no marks.
-func (r *replies) pair() (first, second int64, err error) {
+// counts reads an array of len(into) counts, nine at most. In a key that is no set stand no marks.
+func (r *replies) counts(into []int64) error {
 	b, err := r.line()
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	if string(b) != "*2" {
+	if len(b) != 2 || b[0] != '*' || b[1] != '0'+byte(len(into)) {
 		if _, err = parseInteger(b); err == nil {
 			err = fmt.Errorf("redis: unexpected answer %.20q", b)
 		} else if errors.Is(err, errWrongType) {
 			err = nil
 		}
-		return 0, 0, err
+		return err
 	}
-	for _, n := range []*int64{&first, &second} {
+	for i := range into {
 		if b, err = r.rawLine(); err != nil {
-			return 0, 0, err
+			return err
 		}
-		if *n, err = parseInteger(b); err != nil {
-			return 0, 0, err
+		if into[i], err = parseInteger(b); err != nil {
+			return err
 		}
 	}
-	return first, second, nil
+	return nil
 }
 
 // errWrongType is Redis' answer about one key that is no set, because somebody wrote over it. It says nothing about the other commands of the batch.

@@ -74,6 +74,7 @@ var errands = map[fault.Point][]errand{
 	fault.FlushAttempts:        {{who: "deliverer", spread: 4, do: onAndOn}},
 	fault.FlushMarks:           {{who: "deliverer", spread: 4, do: onAndOn}},
 	fault.MarksSettle:          {{who: "deliverer", also: "flush.marks:before:error"}},
+	fault.MarksClaim:           {{who: "deliverer", subs: []string{"slow"}, also: "deliverer.commit:before:error:3:8", do: onAndOn}},
 	fault.FlushFinish:          {{who: "deliverer", spread: 4, do: onAndOn}},
 	fault.KeeperDue:            {{who: "deliverer", do: onAndOn}},
 	fault.KeeperSettled:        {{who: "deliverer", subs: []string{"slow"}, prelude: diesWhileSending}},

@@ -41,6 +41,7 @@ const (
 	FlushAttempts
 	FlushMarks
 	MarksSettle
+	MarksClaim
 	FlushFinish
 	KeeperDue
 	KeeperSettled
@@ -121,6 +122,7 @@ var Points = [count]Info{
 	FlushAttempts:        {"flush.attempts", "deliverer/outlet.go", "what was tried: from memory to `attempts`", true},
 	FlushMarks:           {"flush.marks", "deliverer/dedup.go", "the marks of what is durable: from memory to Redis", true},
 	MarksSettle:          {"marks.settle", "deliverer/dedup.go", "marks that Redis did not take at once: from memory to Redis", true},
+	MarksClaim:           {"marks.claim", "deliverer/dedup.go", "what is in hand while Kafka takes no commit: from memory to Redis, for a successor to wait for", true},
 	FlushFinish:          {"flush.finish", "deliverer/flush.go", "written and marked tasks: counted as finished, so that the next commit names what lies behind them", false},
 	KeeperDue:            {"keeper.due", "deliverer/keeper.go", "tasks whose time has come: from the clock into their lanes", false},
 	KeeperSettled:        {"keeper.settled", "deliverer/keeper.go", "tasks that the owner before was sending: looked up again, then ended, tried or waited for", false},
