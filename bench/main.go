@@ -32,6 +32,7 @@ func main() {
 	keep := flag.String("dir", "", "work in this directory and keep it (default: a temporary one)")
 	only := flag.String("only", "", "comma-separated phases: fan1,fan10,latency,hang,replay,order (default all)")
 	rate := flag.Float64("replay-rate", 2000, "tasks a second of the replay that has a rate")
+	asLive := flag.Bool("replay-as-live", false, "also measure beside as many live deliveries a second as the replay makes: what they cost without being a replay")
 	profiles := flag.String("profiles", "", "take processor profiles of router and deliverer at the sustained rates into this directory; costs some of the rate")
 	farm := flag.Bool("farm", false, "be the farm of receivers (started by the bench itself)")
 	flag.Parse()
@@ -44,7 +45,7 @@ func main() {
 		}
 		return
 	}
-	b := &bench{profiles: *profiles, report: report{Machine: machine(), At: time.Now().UTC().Format(time.RFC3339)}, measure: 10 * time.Second, latency: 15 * time.Second, bare: 4 * time.Second, replayed: 100_000, replayRate: *rate}
+	b := &bench{profiles: *profiles, report: report{Machine: machine(), At: time.Now().UTC().Format(time.RFC3339)}, measure: 10 * time.Second, latency: 15 * time.Second, bare: 4 * time.Second, replayed: 100_000, replayRate: *rate, asLive: *asLive}
 	if *quick {
 		b.measure, b.latency, b.bare, b.replayed = 4*time.Second, 4*time.Second, 2*time.Second, 10_000
 	}

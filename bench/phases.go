@@ -22,6 +22,7 @@ type bench struct {
 	measure, latency, bare time.Duration
 	replayed               int // events of a replay
 	replayRate             float64
+	asLive                 bool // windows beside as many live deliveries as the replay makes
 	d                      *rig.Deployment
 	farm                   *rig.FarmClient
 	body                   []byte

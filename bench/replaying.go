@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hookferry/hookferry/bench/rig"
@@ -17,6 +19,7 @@ type Replayed struct {
 	Events              int
 	Rate                float64 // of the replay, tasks a second; 0: none was set
 	Alone, Beside       Latency
+	AsLive              *Latency // beside as many live deliveries a second to the same receiver, and no replay
 	Ratio               float64
 	Took                time.Duration
 	Cores, CoresAlone   map[string]float64 // how many each process used beside it and, where that was measured, without it
@@ -53,7 +56,7 @@ func (b *bench) replaying(ctx context.Context) error {
 		return err
 	}
 	rated := Replayed{Events: b.replayed, Rate: b.replayRate}
-	if err := b.alternating(ctx, live, &rated); err != nil {
+	if err := b.alternating(ctx, live, p, &rated); err != nil {
 		return err
 	}
 	b.report.Replayed = append(b.report.Replayed, rated)
@@ -93,8 +96,9 @@ func (b *bench) verifying(ctx context.Context) error {
 const replayWindows = 10 // at most, of which every other one is beside the replay
 
 // alternating runs a replay at a rate and pauses it in every other window, so that what is beside it and what is alone are of the same minutes: the tail of a
-// broker and of a machine moves by more than a tenth within a quarter of an hour. The first second of a window counts for neither.
-func (b *bench) alternating(ctx context.Context, live *rig.Publisher, r *Replayed) error {
+// broker and of a machine moves by more than a tenth within a quarter of an hour. The first second of a window counts for neither. With b.asLive there are windows
+// of a third kind, in which the replay's receiver gets as many live events by the publisher same.
+func (b *bench) alternating(ctx context.Context, live, same *rig.Publisher, r *Replayed) error {
 	if err := b.farm.Reset(); err != nil {
 		return err
 	}
@@ -103,21 +107,27 @@ func (b *bench) alternating(ctx context.Context, live *rig.Publisher, r *Replaye
 		return err
 	}
 	began, id := time.Now(), ""
-	var windows [2][]time.Time // when they began: alone, beside
-	r.Cores, r.CoresAlone = map[string]float64{}, map[string]float64{}
-	n, length := 0, b.latency+time.Second
-	pairs := min(replayWindows/2, int(0.9*float64(r.Events)/(r.Rate*length.Seconds()))) // it must not end before they do
-	if pairs == 0 {
+	const alone, beside, asLive = 0, 1, 2
+	var windows [3][]time.Time // when they began
+	cores := [3]map[string]float64{{}, {}, {}}
+	r.CoresAlone, r.Cores = cores[alone], cores[beside]
+	kinds := []int{beside, alone}
+	if b.asLive {
+		kinds = append(kinds, asLive)
+	}
+	n, more, length := 0, 0, b.latency+time.Second
+	rounds := min(replayWindows/2, int(0.9*float64(r.Events)/(r.Rate*length.Seconds()))) // it must not end before they do
+	if rounds == 0 {
 		return fmt.Errorf("a replay of %d events at %v/s is over within %v: it cannot be measured", r.Events, r.Rate, length)
 	}
-	for i := range 2 * pairs {
-		which := 1 - i%2
+	for i := range rounds * len(kinds) {
+		which := kinds[i%len(kinds)]
 		switch {
 		case i == 0:
 			id, err = b.startReplay(ctx, r.Rate)
-		case which == 1:
+		case which == beside:
 			_, err = b.d.Hookferry(ctx, "replay", "resume", id)
-		default:
+		case which == alone:
 			_, err = b.d.Hookferry(ctx, "replay", "pause", id)
 		}
 		if err != nil {
@@ -125,19 +135,27 @@ func (b *bench) alternating(ctx context.Context, live *rig.Publisher, r *Replaye
 		}
 		at, cpu := time.Now(), b.d.CPU()
 		windows[which] = append(windows[which], at)
+		var others sync.WaitGroup
+		var failed error
+		if which == asLive {
+			events := int(r.Rate * length.Seconds())
+			more += events
+			others.Go(func() { _, failed = same.Open(ctx, events, r.Rate) })
+		}
 		events := int(replayLive * length.Seconds())
-		if _, err := live.Open(ctx, events, replayLive); err != nil {
-			return err
+		_, err := live.Open(ctx, events, replayLive)
+		if others.Wait(); err != nil || failed != nil {
+			return errors.Join(err, failed)
 		}
 		n += events
 		for name, used := range b.d.CPU() {
-			[]map[string]float64{r.CoresAlone, r.Cores}[which][name] += (used - cpu[name]).Seconds() / time.Since(at).Seconds() / float64(pairs)
+			cores[which][name] += (used - cpu[name]).Seconds() / time.Since(at).Seconds() / float64(rounds)
 		}
 	}
 	if _, err := b.d.Hookferry(ctx, "replay", "resume", id); err != nil {
 		return err
 	}
-	if err := b.delivered("rep", r.Events); err != nil {
+	if err := b.delivered("rep", r.Events+more); err != nil {
 		return err
 	}
 	r.Took = time.Since(began)
@@ -152,12 +170,17 @@ func (b *bench) alternating(ctx context.Context, live *rig.Publisher, r *Replaye
 	if s, err = b.farm.Stats("rep"); err != nil {
 		return err
 	}
-	r.Missing, r.Duplicates = r.Events-s.Delivered+s.Duplicates, s.Duplicates
+	r.Missing, r.Duplicates = r.Events+more-s.Delivered+s.Duplicates, s.Duplicates
 	all, err := b.farm.Ledger("one")
 	if err != nil {
 		return err
 	}
-	for which, l := range []*Latency{&r.Alone, &r.Beside} {
+	into := []*Latency{&r.Alone, &r.Beside}
+	if b.asLive {
+		r.AsLive = &Latency{}
+		into = append(into, r.AsLive)
+	}
+	for which, l := range into {
 		if *l, err = b.pooled(ctx, m, all, replayLive, windows[which], length); err != nil {
 			return err
 		}

@@ -143,6 +143,10 @@ func (r *Replayed) print(w io.Writer) {
 	fmt.Fprintf(w, "replay     %d %s beside %.0f/s: p99 of live %.1f ms, alone %.1f ms: %.2f x%s; missing %d, duplicates %d, in %.1f s\n",
 		r.Events, how, replayLive, r.Beside.P99, r.Alone.P99, r.Ratio, goal, r.Missing, r.Duplicates, r.Took.Seconds())
 	r.Beside.printStages(w, "live", "  slowest 1 %")
+	if l := r.AsLive; l != nil {
+		fmt.Fprintf(w, "           beside %.0f/s more of live instead: p99 %.1f ms, %.2f x\n", r.Rate, l.P99, l.P99/r.Alone.P99)
+		l.printStages(w, "live", "  slowest 1 %")
+	}
 	fmt.Fprint(w, "           cores used")
 	for _, n := range slices.Sorted(maps.Keys(r.Cores)) {
 		fmt.Fprintf(w, "  %s %.2f", n, r.Cores[n])

@@ -73,11 +73,11 @@ type random struct {
 func theRandom() scenario {
 	r := &random{done: map[string]int{}}
 	return scenario{name: "random", what: "SIGKILL, SIGSTOP within and beyond the session, SIGTERM, on two routers and three deliverers", act: r.act, check: r.report,
-		deploy: shortSession(randomly), events: 20_000, rate: 300, long: 200_000, rest: 3 * time.Minute, maxDuplicates: mostRepeated, from: formShort}
+		deploy: shortSession(randomly), events: 40_000, rate: 300, long: 200_000, rest: 3 * time.Minute, maxDuplicates: mostRepeated, from: formShort}
 }
 
 const (
-	randomShort = 24 // kills
+	randomShort = 48 // kills; of half as many one at the top of a backlog decides
 	randomLong  = 200
 )
 
