@@ -22,7 +22,8 @@ import (
 const (
 	// handMost is how long a successor waits for a try that another process has in its hands: a failover takes no longer than a session and this.
 	handMost = 5 * time.Second
-	// handAsked is for how long after it was given a partition a process asks for these marks. By then it has long read what the one before had read.
+	// handAsked is for how long after it was given a partition a process asks for these marks, of what lay there then. By then it has long read what the one
+	// before had read.
 	handAsked = time.Minute
 )
 
@@ -92,5 +93,7 @@ func (f *flusher) claim(ctx context.Context, now time.Time) (open bool) {
 	return open
 }
 
-// young says whether others may still have tasks of this partition in their hands.
-func (p *part) young(now time.Time) bool { return now.Sub(p.begun) < handAsked }
+// inOtherHands says whether somebody else may have a task in hand that was read at off: one that lay there when we were given the partition.
+func (p *part) inOtherHands(off int64, now time.Time) bool {
+	return off < p.handed && now.Sub(p.begun) < handAsked
+}

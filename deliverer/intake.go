@@ -68,6 +68,9 @@ func (in *intake) handle(ctx context.Context, bs []kafka.Batch) error {
 		p.mu.Lock()
 		p.high = b.HighWatermark
 		p.mu.Unlock()
+		if p.handed == 0 {
+			p.handed = b.HighWatermark
+		}
 		for rest := b.Records; len(rest) > 0; {
 			if err := in.d.memory.wait(ctx); err != nil {
 				return nil // stopping: what was not taken in is read again
@@ -202,14 +205,14 @@ func (in *intake) settle(ctx context.Context) {
 	}
 	d := in.d
 	var bytes, replays int64
-	asked, young := time.Now(), false
+	asked, others := time.Now(), false
 	in.marks = in.marks[:0]
 	for _, it := range in.items {
 		bytes += int64(it.size)
 		if it.replay {
 			replays++
 		}
-		young = young || it.part.young(asked)
+		others = others || it.part.inOtherHands(it.offset, asked)
 		in.marks = append(in.marks, Mark{TaskID: it.ID, Round: it.Round, Attempt: it.Attempt})
 	}
 	d.memory.take(int64(len(in.items)), bytes, replays)
@@ -220,7 +223,7 @@ func (in *intake) settle(ctx context.Context) {
 	clear(in.seen)
 	clear(in.over)
 	var inHand []bool
-	if young {
+	if others {
 		in.inHand = slices.Grow(in.inHand[:0], len(in.items))[:len(in.items)]
 		inHand = in.inHand
 	}
@@ -244,7 +247,7 @@ func (in *intake) settle(ctx context.Context) {
 			d.collect(it)
 			continue
 		}
-		if young && inHand[i] && it.part.young(asked) {
+		if others && inHand[i] && it.part.inOtherHands(it.offset, asked) {
 			d.metrics.awaited.Inc()
 			it.awaits = later(it.awaits, now.Add(handMost))
 		}

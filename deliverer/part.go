@@ -30,7 +30,8 @@ type part struct {
 	committed kafka.Committed // the last that was accepted
 	high      int64           // the end of the partition at the last fetch
 
-	begun time.Time // when we were given it
+	begun  time.Time // when we were given it
+	handed int64     // its end at the first fetch; intake's
 }
 
 func newPart(tp kafka.TP, tier time.Duration, replay bool, c kafka.Committed) *part {
