@@ -143,7 +143,7 @@ func (w *world) runTable(c *kafka.Client) *subscriptions.Table {
 	return table
 }
 
-// subscribe creates a subscription at a path of the receiver.
+// subscribe creates a subscription at a path of the receiver. What it gives is the test's own: the table has another.
 func (w *world) subscribe(path string, edit ...func(*subscriptions.Draft)) *subscriptions.Live {
 	w.t.Helper()
 	d := subscriptions.Draft{Company: "acme", Name: "s" + strconv.FormatInt(w.events.Add(1), 10), URL: w.receiver.URL(path), Events: []string{"*"}, Timeout: 5 * time.Second}
@@ -153,7 +153,7 @@ func (w *world) subscribe(path string, edit ...func(*subscriptions.Draft)) *subs
 	live, secret, err := w.writer.Create(w.ctx, d)
 	w.must(err)
 	w.must(w.receiver.Trust(path, string(secret.Reveal())))
-	return live
+	return &subscriptions.Live{Subscription: live.Subscription}
 }
 
 // subscribeAll creates several at once, because each waits for its cut.
