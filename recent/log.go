@@ -88,7 +88,8 @@ func (b *bookings) run(ctx context.Context) error {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	f := b.c.NewFetcher(kafka.FetchConfig{OutOfRange: func(tp kafka.TP, asked, start, _ int64) (int64, bool) {
-		if asked < start { // retention was faster; the model learns of it by the batch
+		if asked < start { // retention was faster, and no batch may ever say so
+			b.passed(tp.Partition, start)
 			return start, true
 		}
 		b.mu.Lock()
@@ -150,6 +151,17 @@ func (b *bookings) take(batch *kafka.Batch, changes []Change, skipped int64) {
 	b.metrics.count(len(changes))
 	if int(batch.Partition) < len(b.next) && batch.Next > b.next[batch.Partition] {
 		b.next[batch.Partition] = batch.Next
+		b.wake()
+	}
+}
+
+// passed says that nothing lies below start any more.
+func (b *bookings) passed(partition int32, start int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.model.Trim(partition, start)
+	if int(partition) < len(b.next) && start > b.next[partition] {
+		b.next[partition] = start
 		b.wake()
 	}
 }

@@ -348,12 +348,8 @@ func TestWhatRetentionTookIsGone(t *testing.T) {
 	if got := w.fresh(s, "acme", 0); len(got.Bookings) != 2 {
 		t.Fatal(got.ids())
 	}
-	topic := w.client.Topics().Events["booking"]
-	del, one := kmsg.NewPtrDeleteRecordsRequest(), kmsg.NewDeleteRecordsRequestTopic()
-	p := kmsg.NewDeleteRecordsRequestTopicPartition()
-	one.Topic, p.Partition, p.Offset = topic, kafka.Partition([]byte("acme/B-1"), w.config.Partitions), 1
-	one.Partitions = append(one.Partitions, p)
-	del.Topics = append(del.Topics, one)
+	del := w.deletion("acme/B-1")
+	p := del.Topics[0].Partitions[0]
 	w.ask(del)
 	w.must(s.bookings.trim(w.ctx))
 	later, _ := w.start()
@@ -374,6 +370,32 @@ func TestWhatRetentionTookIsGone(t *testing.T) {
 	w.booking("booking.amendment", "acme", fmt.Sprint("B-", neighbour), 0)
 	if got := w.fresh(s, "acme", 0); !slices.Equal(got.ids(), []string{fmt.Sprintf("B-%d v0 CONFIRMED", neighbour), "B-2 v1 CONFIRMED"}) {
 		t.Errorf("version 1 is past retention: %v", got.ids())
+	}
+}
+
+// deletion asks to take the first record out of the partition of a key, as retention does.
+func (w *world) deletion(key string) *kmsg.DeleteRecordsRequest {
+	del, one := kmsg.NewPtrDeleteRecordsRequest(), kmsg.NewDeleteRecordsRequestTopic()
+	p := kmsg.NewDeleteRecordsRequestTopicPartition()
+	one.Topic, p.Partition, p.Offset = w.client.Topics().Events["booking"], kafka.Partition([]byte(key), w.config.Partitions), 1
+	one.Partitions = append(one.Partitions, p)
+	del.Topics = append(del.Topics, one)
+	return del
+}
+
+// A service that starts as retention empties a partition, between the question where it ends and the first reading, is loaded all the same.
+func TestAPartitionThatRetentionEmptiesAtTheStartIsRead(t *testing.T) {
+	w := newWorld(t)
+	w.booking("booking.creation", "acme", "B-1", 1)
+	cluster := w.broker.Cluster()
+	cluster.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.DropControl()
+		cluster.SleepControl(func() { w.ask(w.deletion("acme/B-1")) })
+		return nil, nil, false
+	})
+	s, _ := w.start()
+	if got := w.fresh(s, "acme", 0); len(got.Bookings) != 0 {
+		t.Error(got.ids())
 	}
 }
 
