@@ -187,6 +187,7 @@ func (b *bench) alternating(ctx context.Context, live, same *rig.Publisher, r *R
 	}
 	r.Beside.Missing, r.Beside.Duplicates = missing, duplicates // of both
 	r.Ratio = r.Beside.P99 / r.Alone.P99
+	b.replayed += more // the log has them now, and the next replay brings them as well
 	return nil
 }
 
