@@ -133,28 +133,42 @@ func (l *limits) spend(subscription string, n float64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if b := l.rates[subscription]; b != nil {
-		b.tokens -= n
+		b.spend(n)
 	}
 }
 
-// bucket is a token bucket that holds a second's worth. It may be overdrawn: one event may be many tasks.
+// bucket is a token bucket that holds a second's worth, for an order that had to wait for its turn. It gives it out in pieces, and no faster than at twice the
+// rate: a replay that goes on after a pause is no burst. It may be overdrawn: one event may be many tasks.
 type bucket struct {
-	tokens float64
-	at     time.Time
+	tokens, piece float64
+	at, next      time.Time // of the last look; when the next piece may go
 }
 
 // look fills the bucket and says when the next task may go: 0 means now. Who finds it empty comes back when there is some for him: each coming costs a fetch,
 // and what comes in one piece stands before what is live.
 func (b *bucket) look(perSecond float64, now time.Time) time.Duration {
 	some := max(1, min(perSecond/2, max(perSecond/20, 25)))
+	after := func(tokens float64) time.Duration { return time.Duration(tokens / perSecond * float64(time.Second)) }
 	if b.at.IsZero() {
 		b.tokens = some
 	} else {
 		b.tokens = min(max(1, perSecond), b.tokens+perSecond*now.Sub(b.at).Seconds())
 	}
 	b.at = now
-	if b.tokens >= 1 {
+	switch {
+	case b.tokens < 1:
+		return after(some - b.tokens)
+	case b.piece >= 1:
 		return 0
+	case b.next.After(now):
+		return b.next.Sub(now)
 	}
-	return time.Duration((some - b.tokens) / perSecond * float64(time.Second))
+	b.piece, b.next = 2*some, now.Add(after(some))
+	return 0
+}
+
+// spend takes n tasks out.
+func (b *bucket) spend(n float64) {
+	b.tokens -= n
+	b.piece -= n
 }

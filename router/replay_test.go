@@ -592,24 +592,33 @@ func TestAReplayEndsWhereTheLogDoes(t *testing.T) {
 }
 
 // What comes in one piece stands before what is live, in the broker and in a deliverer: a rate is never spent by more than a twentieth of a second at once, and
-// over a minute it is kept all the same.
+// over a minute it is kept all the same. Nor is what has gathered in a pause or while others had their turn: that comes at twice the rate.
 func TestARateComesInSmallPieces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, perSecond := range []float64{0.5, 10, 2000, 20_000} {
 			var b bucket
-			total, most := 0.0, 0.0
-			for began := time.Now(); time.Since(began) < time.Minute; {
-				piece := 0.0
-				wait := b.look(perSecond, time.Now())
-				for ; wait == 0; wait = b.look(perSecond, time.Now()) {
-					b.tokens--
-					piece++
+			goOn := func(d time.Duration) (total, most float64) {
+				for began := time.Now(); time.Since(began) < d; {
+					piece := 0.0
+					wait := b.look(perSecond, time.Now())
+					for ; wait == 0; wait = b.look(perSecond, time.Now()) {
+						b.spend(1)
+						piece++
+					}
+					total, most = total+piece, max(most, piece)
+					later(wait + time.Microsecond)
 				}
-				total, most = total+piece, max(most, piece)
-				later(wait + time.Microsecond)
+				return total, most
 			}
-			if most > max(25, perSecond/19) || total < 59*perSecond || total > 61*perSecond+2 {
+			if total, most := goOn(time.Minute); most > max(25, perSecond/19) || total < 59*perSecond || total > 61*perSecond+2 {
 				t.Errorf("%v/s: %v in a minute, %v at once", perSecond, total, most)
+			}
+			later(time.Minute)
+			if total, most := goOn(500 * time.Millisecond); most > max(50, perSecond/9) || total > 1.2*perSecond+2 {
+				t.Errorf("%v/s: after a pause %v in half a second, %v at once", perSecond, total, most)
+			}
+			if total, most := goOn(time.Minute); most > max(50, perSecond/9) || total < 59*perSecond {
+				t.Errorf("%v/s: %v in the minute after that, %v at once", perSecond, total, most)
 			}
 		}
 	})

@@ -486,7 +486,7 @@ func (s *scanning) afford(replay string, now time.Time) (wait time.Duration) {
 		return roomAgain
 	}
 	if replay != "" {
-		s.w.bucket.tokens -= float64(len(s.pass.subs))
+		s.w.bucket.spend(float64(len(s.pass.subs)))
 		for _, l := range s.pass.subs {
 			if l.ReplayRate > 0 {
 				s.y.limits.spend(l.ID, 1)
