@@ -19,6 +19,7 @@ import (
 //	      │ fetched in a batch                                                               intake.go
 //	      │   was it finished (commit metadata of the owner before)? ──────────────▶ nothing to do
 //	      │   does a mark say that this try, or the task, has ended? ─────────────▶ nothing to do
+//	      │   has another process the try in hand, which Kafka did not hear? ─────▶ waits for its mark, at most 5 s: inhand.go
 //	      │   is the same task in the lane already? ──────────────────────────────▶ its copy: ends with it
 //	      │   due later than the smallest tier? ──────────────────────────────────▶ the next smaller tier
 //	      ▼
