@@ -158,12 +158,11 @@ func (b *bucket) look(perSecond float64, now time.Time) time.Duration {
 	switch {
 	case b.tokens < 1:
 		return after(some - b.tokens)
-	case b.piece >= 1:
-		return 0
-	case b.next.After(now):
+	case !b.next.After(now):
+		b.piece, b.next = 2*some, now.Add(after(some)) // what is left of the one before is not added
+	case b.piece < 1:
 		return b.next.Sub(now)
 	}
-	b.piece, b.next = 2*some, now.Add(after(some))
 	return 0
 }
 
