@@ -149,10 +149,7 @@ func (b *bookings) take(batch *kafka.Batch, changes []Change, skipped int64) {
 	b.read += int64(len(batch.Records))
 	b.skipped += skipped
 	b.metrics.count(len(changes))
-	if int(batch.Partition) < len(b.next) && batch.Next > b.next[batch.Partition] {
-		b.next[batch.Partition] = batch.Next
-		b.wake()
-	}
+	b.reach(batch.Partition, batch.Next)
 }
 
 // passed says that nothing lies below start any more.
@@ -160,8 +157,13 @@ func (b *bookings) passed(partition int32, start int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.model.Trim(partition, start)
-	if int(partition) < len(b.next) && start > b.next[partition] {
-		b.next[partition] = start
+	b.reach(partition, start)
+}
+
+// reach says that everything below next is in the model. mu is held.
+func (b *bookings) reach(partition int32, next int64) {
+	if int(partition) < len(b.next) && next > b.next[partition] {
+		b.next[partition] = next
 		b.wake()
 	}
 }
