@@ -323,13 +323,7 @@ func (w *world) endRebalances() {
 	var mu sync.Mutex
 	groups := map[string]*waiting{}
 	c := w.broker.Cluster()
-	c.ControlKey(int16(kmsg.SyncGroup), func(q kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		mu.Lock()
-		defer mu.Unlock()
-		delete(groups, q.(*kmsg.SyncGroupRequest).Group)
-		return nil, nil, false
-	})
+	w.observe(kmsg.SyncGroup, &mu, func(q kmsg.Request) { delete(groups, q.(*kmsg.SyncGroupRequest).Group) })
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.JoinGroup}, Err: kerr.CoordinatorLoadInProgress, Count: -1, When: func(q kmsg.Request) bool {
 		mu.Lock()
 		defer mu.Unlock()
@@ -357,18 +351,8 @@ func (w *world) endSessions() {
 	}
 	var mu sync.Mutex
 	groups := map[string]*generation{}
-	c := w.broker.Cluster()
-	c.ControlKey(int16(kmsg.JoinGroup), func(q kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		mu.Lock()
-		defer mu.Unlock()
-		delete(groups, q.(*kmsg.JoinGroupRequest).Group) // what was is over soon
-		return nil, nil, false
-	})
-	c.ControlKey(int16(kmsg.SyncGroup), func(q kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		mu.Lock()
-		defer mu.Unlock()
+	w.observe(kmsg.JoinGroup, &mu, func(q kmsg.Request) { delete(groups, q.(*kmsg.JoinGroupRequest).Group) }) // what was is over soon
+	w.observe(kmsg.SyncGroup, &mu, func(q kmsg.Request) {
 		r := q.(*kmsg.SyncGroupRequest)
 		g := groups[r.Group]
 		if g == nil {
@@ -379,22 +363,29 @@ func (w *world) endSessions() {
 		for _, a := range r.GroupAssignment { // of the leader alone
 			g.silent, g.settled = append(g.silent, a.MemberID), time.Now()
 		}
-		return nil, nil, false
 	})
-	c.ControlKey(int16(kmsg.Heartbeat), func(q kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		mu.Lock()
-		defer mu.Unlock()
+	w.observe(kmsg.Heartbeat, &mu, func(q kmsg.Request) {
 		r := q.(*kmsg.HeartbeatRequest)
 		g := groups[r.Group]
 		if g == nil || len(g.silent) == 0 || time.Since(g.settled) < kafka.RebalanceTimeout {
-			return nil, nil, false
+			return
 		}
 		last := len(g.silent) - 1
 		if id := g.silent[last]; !g.synced[id] {
 			r.MemberID = id
 		}
 		g.silent = g.silent[:last]
+	})
+}
+
+// observe has all requests of a kind looked at, under a lock, before the broker answers them.
+func (w *world) observe(key kmsg.Key, mu *sync.Mutex, see func(kmsg.Request)) {
+	c := w.broker.Cluster()
+	c.ControlKey(int16(key), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		see(q)
 		return nil, nil, false
 	})
 }
