@@ -138,14 +138,14 @@ func (l *limits) spend(subscription string, n float64) {
 }
 
 // bucket is a token bucket that holds a second's worth, for an order that had to wait for its turn. It gives it out in pieces, and no faster than at twice the
-// rate: a replay that goes on after a pause is no burst. It may be overdrawn: one event may be many tasks.
+// rate: a replay that goes on after a pause is no burst. Between two pieces there is nothing for anybody, so that all stretches of an order come at one time: each
+// coming costs the broker requests. It may be overdrawn: one event may be many tasks.
 type bucket struct {
 	tokens, piece float64
 	at, next      time.Time // of the last look; when the next piece may go
 }
 
-// look fills the bucket and says when the next task may go: 0 means now. Who finds it empty comes back when there is some for him: each coming costs a fetch,
-// and what comes in one piece stands before what is live.
+// look fills the bucket and says when the next task may go: 0 means now.
 func (b *bucket) look(perSecond float64, now time.Time) time.Duration {
 	some := max(1, min(perSecond/2, max(perSecond/20, 25)))
 	after := func(tokens float64) time.Duration { return time.Duration(tokens / perSecond * float64(time.Second)) }
@@ -155,13 +155,16 @@ func (b *bucket) look(perSecond float64, now time.Time) time.Duration {
 		b.tokens = min(max(1, perSecond), b.tokens+perSecond*now.Sub(b.at).Seconds())
 	}
 	b.at = now
+	wait := b.next.Sub(now)
 	switch {
+	case b.piece < 1 && wait > 0:
+		return wait
 	case b.tokens < 1:
-		return after(some - b.tokens)
-	case !b.next.After(now):
+		wait = after(some - b.tokens)
+		b.piece, b.next = 0, now.Add(wait)
+		return wait
+	case wait <= 0:
 		b.piece, b.next = 2*some, now.Add(after(some)) // what is left of the one before is not added
-	case b.piece < 1:
-		return b.next.Sub(now)
 	}
 	return 0
 }

@@ -201,6 +201,13 @@ func (y *replayer) wanted() bool {
 	return false
 }
 
+// standing is how many orders there are to share what may be kept.
+func (y *replayer) standing() int {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return max(1, len(y.works))
+}
+
 // turn does for an order what can be done now, for about replayTurn if others wait. It returns when to look at it again.
 func (y *replayer) turn(ctx context.Context, pass *pass, w *work) time.Time {
 	o := y.r.orders.get(w.id)

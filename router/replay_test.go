@@ -627,6 +627,29 @@ func TestARateComesInSmallPieces(t *testing.T) {
 	})
 }
 
+// The stretches of an order share its rate, and each works off what it got before it looks again. What comes in meanwhile is not for who looks next, or each would
+// come at a time of its own: they come together, twenty times a second at most.
+func TestTheStretchesOfARateComeTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const perSecond, seconds = 2000, 10
+		var b bucket
+		total, times := 0, 0
+		for range seconds * 1000 {
+			before := total
+			for ; b.look(perSecond, time.Now()) == 0; total++ {
+				b.spend(1)
+			}
+			if total > before {
+				times++
+			}
+			later(time.Millisecond) // somebody looks at every time
+		}
+		if times > 21*seconds || total < 0.98*perSecond*seconds || total > 1.02*perSecond*seconds {
+			t.Errorf("%d tasks at %d times in %d s", total, times, seconds)
+		}
+	})
+}
+
 // A replay with a rate comes many times a second for a few tasks: what it has read and may not take yet it keeps, and does not have the broker read it again.
 func TestWhatARateLeavesIsNotReadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -653,7 +676,7 @@ func TestWhatARateLeavesIsNotReadAgain(t *testing.T) {
 		if n := len(w.replayed(0, false)); n != events {
 			t.Errorf("%d of %d events were replayed", n, events)
 		}
-		if n := fetches.Load(); n > 60 {
+		if n := fetches.Load(); n > 10 {
 			t.Errorf("the broker was asked %d times for %d events", n, events)
 		}
 	})

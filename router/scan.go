@@ -280,11 +280,12 @@ func (y *replayer) sayGap(o *schemas.Replay, tp kafka.TP, from, to int64) {
 		zap.Int32("partition", tp.Partition), zap.Int64("lost_from", from), zap.Int64("lost_to", to-1))
 }
 
-// fetchBytes says how much to ask for. Who has a rate comes often for little, and keeps meanwhile what he could not take.
+// fetchBytes says how much to ask for. Who has a rate keeps what he cannot take yet: as much as the orders may keep together, so that he seldom asks.
 func (s *scanning) fetchBytes() (most, ofPartition int) {
 	cfg := s.y.r.cfg
 	if s.c.order.Rate > 0 || s.c.sub != nil && s.c.sub.ReplayRate > 0 {
-		return min(1<<20, cfg.FetchBytes), min(128<<10, cfg.PartitionBytes)
+		each := min(max(replayKept/2/(s.y.standing()*len(s.parts)), 128<<10), cfg.PartitionBytes)
+		return min(4*each, cfg.FetchBytes), each
 	}
 	return max(cfg.FetchBytes/2, cfg.PartitionBytes), cfg.PartitionBytes
 }
